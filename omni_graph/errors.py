@@ -1,0 +1,119 @@
+"""The error families, by whose fault it is: the user's file, a peer or our caller, stage code, one request.
+
+Every message has the place, what was seen and what is allowed. Request codes are an enum; nothing ever matches on text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Why a request did not complete. Stable: clients and the wire use these words."""
+
+    INVALID_INPUT = "invalid_input"
+    NODE_FAILED = "node_failed"
+    NUMERIC = "numeric"
+    LINK_LOST = "link_lost"
+    REPLICA_DIED = "replica_died"
+    STUCK = "stuck"
+    WEDGED = "wedged"
+    POISON = "poison"
+    PROTOCOL = "protocol"
+    UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
+    CANCELLED = "cancelled"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CLOSED = "closed"
+
+
+RETRYABLE = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK, Code.UNAVAILABLE, Code.OVERLOADED, Code.CLOSED})
+
+
+class OmniGraphError(Exception):
+    """Everything this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a graph or deploy file, at a place a person can go to (line and column from 1, 0 unknown)."""
+
+    code: str
+    message: str
+    path: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    width: int = 1
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
+        place = f"{self.path}: " if self.path else ""
+        head = f"{where}error[{self.code}]: {place}{self.message}"
+        if not self.source:
+            return head
+        margin = f"{self.line:>5} | "
+        return f"{head}\n{margin}{self.source}\n{' ' * 5} | {' ' * (self.column - 1)}{'^' * max(1, self.width)}"
+
+
+class GraphError(OmniGraphError):
+    """The user's graph or deploy file is wrong. Carries every fault found, not only the first."""
+
+    def __init__(self, faults: tuple[Fault, ...] | list[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class FlowControlError(OmniGraphError):
+    """A peer, or our own caller, broke the protocol: data past its limit, an end after an end, a frame out of order."""
+
+
+class LinkError(OmniGraphError):
+    """Bytes from a peer that are not a legal message. The message names the peer; its link is ended."""
+
+
+class NodeError(OmniGraphError):
+    """Stage code did something wrong."""
+
+
+class FatalNodeError(NodeError):
+    """Stage code cannot go on (device lost, memory corrupt): the replica ends."""
+
+
+class RequestError(OmniGraphError):
+    """One request did not complete. Nodes raise it to fail exactly that request; callers receive it."""
+
+    def __init__(self, request: str, code: Code | str, message: str, *, stage: str = "", retryable: bool | None = None):
+        self.request = request
+        self.code = Code(code)
+        self.message = message
+        self.stage = stage
+        self.retryable = self.code in RETRYABLE if retryable is None else retryable
+        super().__init__(request, self.code, message)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.stage + ': ' if self.stage else ''}{self.message}"
+
+
+class Overloaded(RequestError):
+    """No room to admit the request now; try again later."""
+
+
+class Cancelled(RequestError):
+    """The caller cancelled the request."""
+
+
+class DeadlineExceeded(RequestError):
+    """The request's wall time ran out."""
+
+
+def request_error(request: str, code: Code, message: str, stage: str = "") -> RequestError:
+    """The exception class that belongs to ``code``."""
+    kinds: dict[Code, type[RequestError]] = {
+        Code.OVERLOADED: Overloaded,
+        Code.CANCELLED: Cancelled,
+        Code.DEADLINE_EXCEEDED: DeadlineExceeded,
+    }
+    return kinds.get(code, RequestError)(request, code, message, stage=stage)

@@ -1,0 +1,138 @@
+"""What a stage author writes: ports, and the Node protocol. One thread calls a node; it never blocks on I/O.
+
+No socket, actor, span or coroutine is in sight here. Demand comes in through ``Outbox.room``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from omni_graph.errors import NodeError
+from omni_graph.payload import payload_fields
+
+T = TypeVar("T")
+UNLIMITED = 1 << 62
+
+
+class _Port(Generic[T]):
+    """A typed end of a node; a class attribute, named by the attribute it is bound to."""
+
+    def __init__(self, type: type[T], *, optional: bool = False) -> None:
+        payload_fields(type)
+        self.type = type
+        self.optional = optional
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.type.__qualname__}, name={self.name!r})"
+
+
+class In(_Port[T]):
+    """An input port. ``optional=True``: the graph may leave it unwired; it then reads as ended with no packet."""
+
+
+class Out(_Port[T]):
+    """An output port; any number of readers, also none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoParams:
+    """The Params of a node that takes none."""
+
+
+class Inbox(Protocol):
+    """What has arrived for a node, by port and request."""
+
+    def ready(self, port: In[Any]) -> Sequence[str]:
+        """Requests that have a packet waiting on ``port``, longest waiting first."""
+
+    def take(self, port: In[T], request: str) -> T:
+        """Consume the next packet. This, and not its arrival, is what returns credit to the writer."""
+
+    def drained(self, port: In[Any]) -> Sequence[str]:
+        """Requests with nothing more to come: the writer has ended and every packet was taken."""
+
+
+class Outbox(Protocol):
+    """Where a node's packets go."""
+
+    def routed(self, port: Out[Any], request: str) -> bool:
+        """Does anyone read this output for this request? Do not compute what nobody reads."""
+
+    def room(self, port: Out[Any], request: str) -> int:
+        """How many packets may be sent now; ``UNLIMITED`` where nobody reads."""
+
+    def send(self, port: Out[T], request: str, packet: T) -> None:
+        """Send one packet. Past ``room``: FlowControlError, at the line that did it."""
+
+    def end(self, request: str, port: Out[Any] | None = None) -> None:
+        """This output, or all of them, are complete. A node that has ended everything is closed for the request."""
+
+    def choose(self, request: str, choice: tuple[int, ...]) -> None:
+        """Record a decision (a sampled token, a frame of codes), before any send or end that depends on it."""
+
+
+@runtime_checkable
+class Node(Protocol):
+    """A unit of computation. Ports are class attributes; ``config`` keys are the constructor's keyword arguments.
+
+    A constructor that has a ``device`` argument is given the stage's device. ``Params`` is a frozen dataclass of what a
+    request may set; a field called ``seed`` is filled with the request's seed. ``lookahead`` is how many packets a request
+    the node may take while it has no room. ``replay = False``: it has a side effect and must not run twice.
+    """
+
+    def open(self, request: str, params: Any) -> None:
+        """A request was routed here."""
+
+    def step(self, inbox: Inbox, outbox: Outbox) -> bool:
+        """One slice of work, about 100 ms at most; True = more could be done now."""
+
+    def close(self, request: str) -> None:
+        """Ended, cancelled or failed: free its state. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of a node class, by name, in the order they are declared."""
+
+    inputs: dict[str, In[Any]]
+    outputs: dict[str, Out[Any]]
+
+
+def ports_of(cls: type) -> Ports:
+    """The In and Out class attributes of ``cls`` and its parents."""
+    inputs: dict[str, In[Any]] = {}
+    outputs: dict[str, Out[Any]] = {}
+    for owner in reversed(cls.__mro__):
+        for name, value in vars(owner).items():
+            if isinstance(value, In):
+                inputs[name] = value
+            elif isinstance(value, Out):
+                outputs[name] = value
+    return Ports(inputs, outputs)
+
+
+def params_class(cls: type) -> type:
+    """The node's Params class, ``NoParams`` where it has none. Raises NodeError when it is not a frozen dataclass."""
+    params: type = getattr(cls, "Params", NoParams)
+    if not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise NodeError(f"{cls.__qualname__}.Params must be a frozen dataclass")
+    if any(field.init is False for field in fields(params)):
+        raise NodeError(f"{cls.__qualname__}.Params: every field must be settable")
+    return params
+
+
+def lookahead_of(cls: type) -> int:
+    """Packets a request that the node may take without room downstream."""
+    return int(getattr(cls, "lookahead", 0))
+
+
+class HasPorts(Protocol):
+    """A class that may be used as a node."""
+
+    lookahead: ClassVar[int]
