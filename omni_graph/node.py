@@ -5,9 +5,11 @@ No socket, actor, span or coroutine is in sight here. Demand comes in through ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from omni_graph.errors import NodeError
 from omni_graph.payload import payload_fields
@@ -76,6 +78,9 @@ class Outbox(Protocol):
     def choose(self, request: str, choice: tuple[int, ...]) -> None:
         """Record a decision (a sampled token, a frame of codes), before any send or end that depends on it."""
 
+    def working(self, request: str) -> None:
+        """This slice computes for ``request`` although it neither takes nor sends: for timings and for blame."""
+
 
 @runtime_checkable
 class Node(Protocol):
@@ -132,7 +137,44 @@ def lookahead_of(cls: type) -> int:
     return int(getattr(cls, "lookahead", 0))
 
 
-class HasPorts(Protocol):
-    """A class that may be used as a node."""
+def make_params(cls: type, values: Mapping[str, Any], seed: int = 0) -> Any:
+    """The Params of node class ``cls`` from a request's values; JSON lists become tuples.
 
-    lookahead: ClassVar[int]
+    Raises NodeError naming the unknown or ill-typed value and what is allowed.
+    """
+    params = params_class(cls)
+    known = {field.name for field in fields(params)} - {"seed"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        allowed = ", ".join(sorted(known)) or "none"
+        raise NodeError(f"unknown parameter {unknown[0]!r}; allowed: {allowed}")
+    hints = typing.get_type_hints(params)
+    filled = {name: _checked(name, hints[name], value) for name, value in values.items()}
+    if any(field.name == "seed" for field in fields(params)):
+        filled["seed"] = seed
+    try:
+        return params(**filled)
+    except (TypeError, ValueError) as error:
+        raise NodeError(f"parameters {dict(values)!r}: {error}") from error
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if _is_a(hint, value):
+        return value
+    raise NodeError(f"parameter {name!r} is {value!r}; allowed: {getattr(hint, '__name__', hint)}")
+
+
+def _is_a(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_is_a(item, one) for one in value)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(one, value) for one in typing.get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
