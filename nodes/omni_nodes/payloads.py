@@ -16,9 +16,9 @@ class LayoutSegment:
     """A piece of the prompt in its order: ids with placeholders, and what TMRoPE needs to place them.
 
     ``kind`` is ``text``, ``audio``, ``image`` or ``video``. ``span`` numbers the media item this belongs to (-1: text);
-    ``first`` is the index, inside the span, of the segment's first audio token or first temporal grid. ``grid`` is
-    (t, h, w) in patches before the 2x2 merge, zero for text and audio. ``joint`` text tokens share one position (the
-    markers around a video with its sound); joint audio and video segments of one span count from the same base.
+    ``first`` is the index, among the span's tokens of this kind, of the segment's first. ``grid`` is (t, h, w) of the
+    whole item in patches before the 2x2 merge, zero for text and audio. ``joint`` text tokens share one position (the
+    markers around a video with its sound); all segments of one span, audio and video alike, count from the same base.
     """
 
     kind: str

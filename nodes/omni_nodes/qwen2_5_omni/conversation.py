@@ -1,0 +1,263 @@
+"""Conversation packets -> a ParsedConversation: the messages as typed values, each media part with its bytes.
+
+Everything here came from outside: each field is checked before it is used, and an error names its place, such as
+``messages[1].content[0].fps``. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from omni_graph.errors import OmniGraphError
+from omni_graph.payload import Conversation
+
+ROLES = ("system", "user", "assistant")
+KINDS = ("audio", "image", "video")
+
+
+class InvalidInput(OmniGraphError):
+    """The user's conversation cannot be served. The frontend fails the request with this line as ``invalid_input``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLimits:
+    """How long a conversation may be: messages, parts of all messages together, and bytes of one medium by kind."""
+
+    messages: int = 128
+    parts: int = 64
+    media_bytes: Mapping[str, int] = field(
+        default_factory=lambda: {"audio": 64 << 20, "image": 64 << 20, "video": 512 << 20}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """A medium as the messages describe it. ``index`` numbers the media of the conversation; ``format`` is ``file``, or
+    ``float32`` / ``uint8`` for a raw array of ``shape``; ``sound`` is what the part says of its sound track, if it does.
+    """
+
+    kind: str
+    index: int
+    name: str
+    format: str
+    shape: tuple[int, ...] = ()
+    sample_rate: int = 0
+    fps: float = 0.0
+    sound: bool | None = None
+
+
+Part = TextPart | MediaPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str | tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedConversation:
+    """The messages; and for their media parts, in order, the part and its bytes (a file, or a little-endian array)."""
+
+    messages: tuple[Message, ...]
+    media: tuple[tuple[MediaPart, bytes], ...]
+
+
+class ConversationReader:
+    """Collects the packets of one conversation, refusing them as soon as a limit is passed."""
+
+    def __init__(self, limits: ConversationLimits) -> None:
+        self._limits = limits
+        self._messages: tuple[Message, ...] | None = None
+        self._parts: list[MediaPart] = []
+        self._done: list[bytes] = []
+        self._open: list[bytes] = []
+
+    def push(self, packet: Conversation) -> None:
+        """Take the next packet. Raises InvalidInput."""
+        if packet.media < 0:
+            self._take_messages(packet.messages)
+        else:
+            self._take_bytes(packet)
+
+    def finish(self) -> ParsedConversation:
+        """The whole conversation. Raises InvalidInput where something is missing."""
+        if self._messages is None:
+            raise InvalidInput("the conversation is empty: at least one message is needed")
+        if len(self._done) < len(self._parts):
+            part = self._parts[len(self._done)]
+            raise InvalidInput(f"{part.kind} {part.name}: its bytes ended early")
+        return ParsedConversation(self._messages, tuple(zip(self._parts, self._done, strict=True)))
+
+    def _take_messages(self, text: str) -> None:
+        if self._messages is not None:
+            raise InvalidInput("the conversation's messages came twice")
+        self._messages = parse_messages(text, self._limits)
+        for message in self._messages:
+            if not isinstance(message.content, str):
+                self._parts.extend(part for part in message.content if isinstance(part, MediaPart))
+
+    def _take_bytes(self, packet: Conversation) -> None:
+        expected = len(self._done)
+        if packet.media != expected or expected >= len(self._parts):
+            raise InvalidInput(
+                f"bytes of medium {packet.media} came; the messages name media 0 to {len(self._parts)}"
+                f" without the last, and medium {expected} is next"
+            )
+        part = self._parts[expected]
+        self._open.append(packet.data)
+        limit = self._limits.media_bytes[part.kind]
+        if sum(map(len, self._open)) > limit:
+            raise InvalidInput(f"{part.kind} {part.name}: more than {limit} bytes, which is the limit")
+        if packet.last:
+            self._done.append(b"".join(self._open))
+            self._open = []
+
+
+def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]:
+    """The messages of a JSON list. Raises InvalidInput with the place of the first thing wrong."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidInput("messages: not a JSON list") from None
+    if not isinstance(value, list) or not value:
+        raise InvalidInput("messages: a list of at least one message is needed")
+    if len(value) > limits.messages:
+        raise InvalidInput(f"messages: {len(value)} of them, at most {limits.messages} are allowed")
+    messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
+    parts = [part for message in messages if not isinstance(message.content, str) for part in message.content]
+    if len(parts) > limits.parts:
+        raise InvalidInput(f"messages: {len(parts)} content parts, at most {limits.parts} are allowed")
+    seen = [part.index for part in parts if isinstance(part, MediaPart)]
+    if seen != list(range(len(seen))):
+        raise InvalidInput(f"messages: media are numbered {seen}; they must count 0, 1, ... in their order")
+    return messages
+
+
+def _message(value: object, place: str) -> Message:
+    fields = _Fields.of(value, place, ("role", "content"))
+    role = fields.one_of("role", ROLES)
+    content = fields.get("content")
+    if isinstance(content, str):
+        return Message(role, content)
+    if not isinstance(content, list) or not content:
+        raise InvalidInput(f"{place}.content: text, or a list of at least one part, is needed")
+    return Message(role, tuple(_part(item, f"{place}.content[{index}]") for index, item in enumerate(content)))
+
+
+def _part(value: object, place: str) -> Part:
+    fields = _Fields.of(value, place)
+    kind = fields.one_of("type", ("text", *KINDS))
+    return _PARTS[kind](fields)
+
+
+def _text(fields: _Fields) -> Part:
+    fields.only("type", "text")
+    return TextPart(fields.text("text"))
+
+
+def _audio(fields: _Fields) -> Part:
+    fields.only("type", "media", "format", "name", "shape", "sample_rate")
+    layout = fields.one_of("format", ("file", "float32"))
+    if layout == "file":
+        return MediaPart("audio", *fields.medium(), layout)
+    return MediaPart("audio", *fields.medium(), layout, fields.shape(1, 2), fields.count("sample_rate"))
+
+
+def _image(fields: _Fields) -> Part:
+    fields.only("type", "media", "format", "name", "shape")
+    layout = fields.one_of("format", ("file", "uint8"))
+    shape = () if layout == "file" else fields.shape(3)
+    return MediaPart("image", *fields.medium(), layout, shape)
+
+
+def _video(fields: _Fields) -> Part:
+    fields.only("type", "media", "format", "name", "shape", "fps", "audio")
+    layout = fields.one_of("format", ("file", "uint8"))
+    sound = fields.flag("audio")
+    if layout == "file":
+        return MediaPart("video", *fields.medium(), layout, sound=sound)
+    return MediaPart("video", *fields.medium(), layout, fields.shape(4), fps=fields.rate("fps"), sound=sound)
+
+
+_PARTS: dict[str, Callable[[_Fields], Part]] = {"text": _text, "audio": _audio, "image": _image, "video": _video}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """A JSON object with its place; each reader checks one field."""
+
+    values: Mapping[str, object]
+    place: str
+
+    @classmethod
+    def of(cls, value: object, place: str, allowed: Sequence[str] | None = None) -> _Fields:
+        if not isinstance(value, dict):
+            raise InvalidInput(f"{place}: an object is needed, not {type(value).__name__}")
+        fields = cls(value, place)
+        if allowed is not None:
+            fields.only(*allowed)
+        return fields
+
+    def only(self, *allowed: str) -> None:
+        unknown = sorted(set(self.values) - set(allowed))
+        if unknown:
+            raise InvalidInput(f"{self.place}: unknown field {unknown[0]!r}; allowed: {', '.join(allowed)}")
+
+    def get(self, name: str) -> object:
+        if name not in self.values:
+            raise InvalidInput(f"{self.place}: {name} is missing")
+        return self.values[name]
+
+    def fail(self, name: str, needed: str) -> InvalidInput:
+        return InvalidInput(f"{self.place}.{name}: {needed} is needed, not {self.values.get(name)!r:.80}")
+
+    def text(self, name: str) -> str:
+        value = self.get(name)
+        if not isinstance(value, str):
+            raise self.fail(name, "text")
+        return value
+
+    def one_of(self, name: str, allowed: Sequence[str]) -> str:
+        value = self.get(name)
+        if not isinstance(value, str) or value not in allowed:
+            raise self.fail(name, "one of " + ", ".join(allowed))
+        return value
+
+    def medium(self) -> tuple[int, str]:
+        """Which medium's bytes belong to this part, and what the user called it (its place, where they did not)."""
+        return self.count("media", least=0), self.text("name") if "name" in self.values else self.place
+
+    def count(self, name: str, *, least: int = 1) -> int:
+        value = self.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.fail(name, f"an integer of at least {least}")
+        return value
+
+    def rate(self, name: str) -> float:
+        value = self.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise self.fail(name, "a number above 0")
+        return float(value)
+
+    def flag(self, name: str) -> bool | None:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.fail(name, "true or false")
+        return value
+
+    def shape(self, *ranks: int) -> tuple[int, ...]:
+        value = self.get("shape")
+        if not isinstance(value, list) or len(value) not in ranks:
+            raise self.fail("shape", f"a list of {' or '.join(map(str, ranks))} lengths")
+        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in value):
+            raise self.fail("shape", "a list of positive integers")
+        return tuple(value)
