@@ -2,3 +2,6 @@
 
 No pytest in here; a broken rule raises AssertionError with the rule's name. Users may run it on their own classes.
 """
+
+from omni_graph.testing.run import NodeRun as NodeRun
+from omni_graph.testing.run import run_node as run_node

@@ -1,0 +1,326 @@
+"""WorkerCore: one replica as a state machine. Frames in, frames out; no socket, no thread, time only as an argument.
+
+It opens and forgets requests, routes frames to streams, gives each awake node its slice, and turns what goes wrong into
+reports. It decides nothing about a request's end: the Gateway does. Only Open creates state; nothing is stashed.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from omni_graph.credit import StreamReceiver
+from omni_graph.errors import Code, FatalNodeError, FlowControlError, RequestError
+from omni_graph.frames import (
+    GATEWAY,
+    Close,
+    Closed,
+    Credit,
+    Data,
+    End,
+    Frame,
+    Goaway,
+    LinkId,
+    Open,
+    Ping,
+    Pong,
+    Report,
+    RequestState,
+    Reset,
+    Side,
+    Start,
+    Stop,
+)
+from omni_graph.hosting import HostedNode, NodeRequest, Observer
+from omni_graph.node import Node, make_params
+from omni_graph.streams import InStream, OutStream
+from omni_graph.wiring import Edge
+
+CONTROL = LinkId(GATEWAY, Side.CONTROL)
+
+
+class _Request:
+    """One open attempt of a request in this replica."""
+
+    __slots__ = ("attempt", "ins", "nodes", "outs")
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.nodes: list[HostedNode] = []
+        self.ins: dict[int, InStream] = {}
+        self.outs: dict[int, OutStream] = {}
+
+
+class WorkerCore:
+    """``nodes`` in the order of the graph; ``edges`` are those that touch one of them."""
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Mapping[str, Node],
+        edges: Sequence[Edge],
+        *,
+        clock: Callable[[], float],
+        observer: Observer,
+    ) -> None:
+        self.name = name
+        self.dropped: Counter[str] = Counter()
+        self._edges = {edge.number: edge for edge in edges}
+        self._clock = clock
+        self._observer = observer
+        self._requests: dict[str, _Request] = {}
+        self._outgoing: dict[LinkId, list[Frame]] = {}
+        self._local: list[tuple[LinkId, Frame]] = []
+        self._broken: list[tuple[LinkId, str]] = []
+        self._heard: set[LinkId] = set()
+        self._leftover: dict[tuple[str, int], str] = {}
+        self._nodes = {key: HostedNode(key, node, self._emit, clock, observer) for key, node in nodes.items()}
+        self._downstream_first = tuple(reversed(self._nodes.values()))
+
+    # ---- what the worker loop asks
+
+    @property
+    def awake(self) -> bool:
+        """A node could do something now."""
+        return any(node.awake for node in self._downstream_first)
+
+    @property
+    def open_requests(self) -> tuple[str, ...]:
+        return tuple(self._requests)
+
+    def outgoing(self) -> list[tuple[LinkId, list[Frame]]]:
+        """Frames to send, per link and in order; they leave the core."""
+        out = list(self._outgoing.items())
+        self._outgoing = {}
+        return out
+
+    def broken_links(self) -> list[tuple[LinkId, str]]:
+        """Links whose peer broke the protocol: to be ended, with the reason."""
+        out, self._broken = self._broken, []
+        return out
+
+    # ---- frames
+
+    def receive(self, link: LinkId, frame: Frame) -> None:
+        """One frame from a link. A peer that breaks the protocol loses its link, and nothing else happens."""
+        self._heard.add(link)
+        try:
+            self._receive(link, frame)
+        except FlowControlError as error:
+            self._heard.discard(link)
+            self._broken.append((link, str(error)))
+            self._lose(link, Code.PROTOCOL, str(error))
+        self._deliver_local()
+
+    def lost(self, link: LinkId, reason: str) -> None:
+        """A link has ended unannounced: its requests are dropped and reported; without the Gateway, all are dropped."""
+        self._heard.discard(link)
+        if link.side is Side.CONTROL:
+            for request in tuple(self._requests):
+                self._forget(request)
+            self._leftover.clear()
+        else:
+            self._lose(link, Code.LINK_LOST, reason)
+
+    def _receive(self, link: LinkId, frame: Frame) -> None:
+        if isinstance(frame, Data | Credit | Start | End | Stop):
+            self._on_edge(frame)
+        elif isinstance(frame, Open):
+            self._on_open(frame)
+        elif isinstance(frame, Close | Reset):
+            self._on_close(frame)
+        elif isinstance(frame, Ping):
+            self._emit(link, Pong(frame.clock, self._states() if link == CONTROL else ()))
+        elif not isinstance(frame, Pong | Goaway):
+            raise FlowControlError(f"{type(frame).__name__} is no frame for a worker")
+
+    def _on_edge(self, frame: Data | Credit | Start | End | Stop) -> None:
+        opened = self._requests.get(frame.request)
+        if opened is None or opened.attempt != frame.attempt:
+            self.dropped[type(frame).__name__] += 1
+            return
+        if isinstance(frame, Credit | Stop):
+            self._on_demand(opened, frame)
+        else:
+            self._on_supply(opened, frame)
+
+    def _on_demand(self, opened: _Request, frame: Credit | Stop) -> None:
+        stream = opened.outs.get(frame.edge)
+        if stream is None:
+            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which this replica does not write")
+        if isinstance(frame, Stop):
+            stream.flow.on_stop()
+        else:
+            stream.flow.on_credit(frame.taken, frame.limit)
+        end = stream.end_if_due()
+        if end is not None:
+            self._emit(stream.link, end)
+        self._nodes[stream.edge.writer].room_changed(frame.request)
+
+    def _on_supply(self, opened: _Request, frame: Data | Start | End) -> None:
+        stream = opened.ins.get(frame.edge)
+        if stream is None:
+            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which this replica does not read")
+        node = self._nodes[stream.edge.reader]
+        if isinstance(frame, Start):
+            self._emit(stream.link, stream.on_start())
+        elif isinstance(frame, End):
+            stream.on_end(frame)
+            node.writer_ended(stream)
+        elif frame.packet is None:
+            raise FlowControlError(
+                f"a skipped packet on {stream.edge.name}: only what goes to the Gateway may be skipped"
+            )
+        elif stream.on_data(frame):
+            node.arrived(stream, frame.sent_at)
+        else:
+            self.dropped["Data"] += 1
+
+    # ---- requests
+
+    def _on_open(self, frame: Open) -> None:
+        if frame.request in self._requests:
+            raise FlowControlError(f"a second Open of {frame.request}, which is open here")
+        opened = self._requests[frame.request] = _Request(frame.attempt)
+        self._make_streams(opened, frame)
+        params = json.loads(frame.params)
+        for node in opened.nodes:
+            try:
+                node.node.open(frame.request, make_params(type(node.node), params.get(node.name, {}), frame.seed))
+            except Exception as error:
+                self._fail([frame.request], node.name, error)
+                return
+            node.add(frame.request, self._node_request(node, opened))
+            self._observer.opened(frame.request, node.name, frame.age_s)
+        self._start_streams(opened)
+
+    def _start_streams(self, opened: _Request) -> None:
+        """Writers say Start. Readers grant where the writer may have said it before this Open; else its Start will come."""
+        for out in opened.outs.values():
+            self._emit(out.link, out.start())
+        for stream in opened.ins.values():
+            if stream.link in self._heard:
+                self._emit(stream.link, stream.credit())
+
+    def _make_streams(self, opened: _Request, frame: Open) -> None:
+        for ends in frame.edges:
+            edge = self._edges.get(ends.edge)
+            if edge is None:
+                raise FlowControlError(
+                    f"Open of {frame.request} names edge {ends.edge}, which is not an edge of this replica"
+                )
+            if ends.writer.name == self.name and edge.writer in self._nodes:
+                link = LinkId(ends.reader.name, Side.WRITES)
+                opened.outs[edge.number] = OutStream(frame.request, frame.attempt, edge, link)
+            if ends.reader.name == self.name and edge.reader in self._nodes:
+                link = LinkId(ends.writer.name, Side.READS)
+                flow = StreamReceiver(edge.window)
+                opened.ins[edge.number] = InStream(frame.request, frame.attempt, edge, link, flow)
+        routed = {stream.edge.writer for stream in opened.outs.values()}
+        routed |= {stream.edge.reader for stream in opened.ins.values()}
+        opened.nodes = [node for name, node in self._nodes.items() if name in routed]
+
+    def _node_request(self, node: HostedNode, opened: _Request) -> NodeRequest:
+        ins = {s.edge.reader_port: s for s in opened.ins.values() if s.edge.reader == node.name}
+        outs: dict[str, list[OutStream]] = {}
+        for stream in opened.outs.values():
+            if stream.edge.writer == node.name:
+                outs.setdefault(stream.edge.writer_port, []).append(stream)
+        return NodeRequest(ins, outs)
+
+    def _on_close(self, frame: Close | Reset) -> None:
+        opened = self._requests.get(frame.request)
+        timings = self._leftover.pop((frame.request, frame.attempt), "{}")
+        if opened is not None and opened.attempt == frame.attempt:
+            timings = self._forget(frame.request)
+        self._emit(CONTROL, Closed(frame.request, frame.attempt, timings))
+
+    def _forget(self, request: str) -> str:
+        opened = self._requests.pop(request)
+        for node in opened.nodes:
+            node.forget(request)
+        return self._observer.closed(request)
+
+    # ---- what goes wrong
+
+    def _lose(self, link: LinkId, code: Code, reason: str) -> None:
+        for request, opened in tuple(self._requests.items()):
+            if self._uses(opened, link):
+                self._report(Report(request, opened.attempt, code, "", reason, link.peer))
+
+    def _report(self, report: Report) -> None:
+        """Tell the Gateway and drop the request; its timings wait for the Reset that will come."""
+        self._emit(CONTROL, report)
+        self._leftover[report.request, report.attempt] = self._forget(report.request)
+
+    @staticmethod
+    def _uses(opened: _Request, link: LinkId) -> bool:
+        if any(stream.link == link for stream in opened.outs.values()):
+            return True
+        return any(stream.link == link and stream.started for stream in opened.ins.values())
+
+    def _fail(self, requests: Iterable[str], node: str, error: Exception) -> None:
+        """Fail requests with what the node raised; the traceback goes into the detail."""
+        code = error.code if isinstance(error, RequestError) else Code.NODE_FAILED
+        message = error.message if isinstance(error, RequestError) else "".join(traceback.format_exception(error))
+        for request in requests:
+            opened = self._requests.get(request)
+            if opened is not None:
+                self._report(Report(request, opened.attempt, code, node, message[-8000:]))
+
+    # ---- slices
+
+    def step(self) -> None:
+        """One slice of each awake node, downstream first."""
+        for node in self._downstream_first:
+            if node.awake:
+                self._step(node)
+                self._deliver_local()
+
+    def _step(self, node: HostedNode) -> None:
+        try:
+            node.step()
+        except (FatalNodeError, MemoryError):
+            raise
+        except RequestError as error:
+            blamed = [error.request] if error.request in node.requests else node.worked()
+            self._fail(blamed, node.name, error)
+        except Exception as error:
+            if is_fatal(error):
+                raise FatalNodeError(f"{node.name}: {error}") from error
+            self._fail(node.worked(), node.name, error)
+
+    # ---- frames out
+
+    def _emit(self, link: LinkId, frame: Frame) -> None:
+        if link.peer == self.name:
+            self._local.append((link, frame))
+        else:
+            self._outgoing.setdefault(link, []).append(frame)
+
+    def _deliver_local(self) -> None:
+        """Edges between two nodes of this worker: the same frames, without a link."""
+        while self._local:
+            pending, self._local = self._local, []
+            for link, frame in pending:
+                side = Side.READS if link.side is Side.WRITES else Side.WRITES
+                self._receive(LinkId(self.name, side), frame)
+
+    def _states(self) -> tuple[RequestState, ...]:
+        return tuple(
+            RequestState(
+                request,
+                opened.attempt,
+                not any(node.awake for node in opened.nodes),
+                tuple(stream.counts() for stream in (*opened.ins.values(), *opened.outs.values())),
+            )
+            for request, opened in self._requests.items()
+        )
+
+
+def is_fatal(error: Exception) -> bool:
+    """Device errors after which the process cannot be trusted: CUDA faults and out-of-memory on the device."""
+    kind = type(error).__name__
+    return kind in ("OutOfMemoryError", "AcceleratorError") or (kind == "RuntimeError" and "CUDA error" in str(error))

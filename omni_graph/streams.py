@@ -1,0 +1,105 @@
+"""One request's streams at one end: credit, choices and packets together, still without knowing bytes or time.
+
+Invariant: a packet waits in exactly one place, and its choices are handed on when the node takes it, not before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omni_graph.choices import ChoiceLedger
+from omni_graph.credit import StreamReceiver, StreamSender
+from omni_graph.frames import Choice, Credit, Data, EdgeCounts, End, LinkId, Start, Stop
+from omni_graph.wiring import Edge
+
+
+@dataclass(slots=True)
+class OutStream:
+    """The writer's end of one request's stream on one edge."""
+
+    request: str
+    attempt: int
+    edge: Edge
+    link: LinkId
+    flow: StreamSender = field(default_factory=StreamSender)
+    ledger: ChoiceLedger = field(default_factory=ChoiceLedger)
+
+    def start(self) -> Start:
+        """The frame that says: I am here."""
+        return Start(self.request, self.attempt, self.edge.number)
+
+    def data(self, packet: Any, now: float) -> Data:
+        """The frame for the next packet. FlowControlError past the limit."""
+        seq = self.flow.send()
+        return Data(self.request, self.attempt, self.edge.number, seq, now, self.ledger.carry(), packet)
+
+    def end_if_due(self) -> End | None:
+        """The End frame when it may leave now; once."""
+        if not self.flow.end_due():
+            return None
+        return End(self.request, self.attempt, self.edge.number, self.flow.sent, self.ledger.carry())
+
+    def counts(self) -> EdgeCounts:
+        """For a Pong."""
+        return EdgeCounts(self.edge.number, self.flow.sent, -1, -1, -1 if self.flow.limit is None else self.flow.limit)
+
+
+@dataclass(slots=True)
+class InStream:
+    """The reader's end of one request's stream on one edge, with the packets that wait to be taken."""
+
+    request: str
+    attempt: int
+    edge: Edge
+    link: LinkId
+    flow: StreamReceiver
+    waiting: deque[tuple[tuple[Choice, ...], Any]] = field(default_factory=deque)
+    end_choices: tuple[Choice, ...] = ()
+    started: bool = False
+
+    def credit(self) -> Credit:
+        """The promise as it stands; sent at Open, and again whenever the writer says Start."""
+        return Credit(self.request, self.attempt, self.edge.number, self.flow.taken, self.flow.limit)
+
+    def stop(self) -> Stop:
+        """The frame that says: no more of this."""
+        return Stop(self.request, self.attempt, self.edge.number)
+
+    def on_start(self) -> Credit | Stop:
+        """The writer is there: answer with the promise, or with Stop when our node has ended."""
+        self.started = True
+        return self.stop() if self.flow.closed else self.credit()
+
+    def on_data(self, frame: Data) -> bool:
+        """A packet arrived; False when it is dropped because the node has ended."""
+        self.started = True
+        self.flow.on_data(frame.seq)
+        if self.flow.closed:
+            return False
+        self.waiting.append((frame.choices, frame.packet))
+        return True
+
+    def on_end(self, frame: End) -> None:
+        """The writer is done."""
+        self.started = True
+        self.flow.on_end(frame.count)
+        self.end_choices = frame.choices
+
+    def take(self) -> tuple[Sequence[Choice], Any, Credit | None]:
+        """The next packet, its choices, and the Credit frame that is due now, if one is."""
+        grant = self.flow.take()
+        choices, packet = self.waiting.popleft()
+        return choices, packet, None if grant is None else self.credit()
+
+    def close(self) -> Stop | None:
+        """Our node has ended: drop what waits; the Stop frame if the writer still writes."""
+        tell = self.flow.close()
+        self.waiting.clear()
+        return self.stop() if tell else None
+
+    def counts(self) -> EdgeCounts:
+        """For a Pong."""
+        return EdgeCounts(self.edge.number, -1, self.flow.received, self.flow.taken, self.flow.limit)
