@@ -1,0 +1,142 @@
+"""Builds tiny Qwen2.5-Omni checkpoints with random weights, in the published file layout, offline, in a few seconds.
+
+They are real checkpoints: every stage, transformers included, loads them by the same code as the published ones. Weights
+are fan-in scaled so that a wrong tensor shows; random models never end a reply, except in the shape ``stopping``.
+A build is a function of seed and shape, and atomic: the folder is there whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+from omni_nodes.qwen2_5_omni.tiny_config import CODEC_END, CODEC_PAD, MEL, PATCHES, SPEAKER_BOS, published_config
+from omni_nodes.qwen2_5_omni.tiny_tokenizer import CHAT_TEMPLATE, build_tokenizer
+
+SHAPES = ("default", "odd", "stopping")
+
+
+def build_tiny(folder: Path, seed: int = 0, shape: str = "default") -> None:
+    """Write a tiny checkpoint to ``folder``, which must not exist yet.
+
+    ``default`` is written as transformers 5 saves (one file); ``odd`` has uneven head counts, other layer patterns and a
+    DiT block of 12 frames, and is written as on the hub (older config keys, shards with an index); ``stopping`` is the
+    default shape whose Thinker and Talker end by themselves. Raises ValueError for any other shape.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"no tiny checkpoint of shape {shape!r}; allowed: {', '.join(SHAPES)}")
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; a tiny checkpoint is built into a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write(draft, seed, shape)
+        draft.chmod(0o755)
+        os.rename(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, seed: int, shape: str) -> None:
+    tokenizer = build_tokenizer()
+    config = published_config(tokenizer, shape)
+    _write_json(folder / "config.json", config)
+    generator = torch.Generator().manual_seed(seed)
+    model = _random_model(Qwen2_5OmniConfig.from_pretrained(folder), generator)
+    _set_ends(model, 3.0 if shape == "stopping" else 0.0)
+    torch.save(_speakers(config["token2wav_config"]["dit_config"], generator), folder / "spk_dict.pt")
+    if shape == "odd":
+        _save_as_on_hub(folder, model, config, tokenizer)
+    else:
+        _save_as_transformers(folder, model, tokenizer)
+    _write_json(folder / "generation_config.json", {"eos_token_id": config["thinker_config"]["eos_token_id"]})
+
+
+def _save_as_transformers(
+    folder: Path, model: Qwen2_5OmniForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
+    frame_size = {"shortest_edge": 28 * 28 * 128, "longest_edge": 28 * 28 * 768}
+    processor = {
+        "feature_extractor": MEL,
+        "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", "size": size, **PATCHES},
+        "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", "size": frame_size, **PATCHES},
+        "processor_class": "Qwen2_5OmniProcessor",
+    }
+    _write_json(folder / "processor_config.json", processor)
+
+
+def _save_as_on_hub(
+    folder: Path, model: Qwen2_5OmniForConditionalGeneration, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Shards with an index, older config keys, one flat preprocessor_config.json, the template as JSON."""
+    model.save_pretrained(folder, max_shard_size="1MB")
+    _write_json(folder / "config.json", config)
+    tokenizer.save_pretrained(folder)
+    _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    flat = {
+        **MEL,
+        **PATCHES,
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "min_pixels": 56 * 56,
+        "max_pixels": 28 * 28 * 16384,
+        "processor_class": "Qwen2_5OmniProcessor",
+    }
+    _write_json(folder / "preprocessor_config.json", flat)
+
+
+@torch.no_grad()
+def _random_model(config: Qwen2_5OmniConfig, generator: torch.Generator) -> Qwen2_5OmniForConditionalGeneration:
+    with torch.random.fork_rng(devices=[]):
+        model = Qwen2_5OmniForConditionalGeneration(config).eval()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(_spread(module, name, noise))
+    model.token2wav.code2wav_bigvgan_model.conv_post.weight.mul_(0.02)  # keeps the waveform inside -1..1
+    return model
+
+
+def _spread(module: nn.Module, name: str, noise: torch.Tensor) -> torch.Tensor:
+    """Noise at the scale of a trained tensor of this kind: unit-gain matrices, norms about 1, biases about 0."""
+    if isinstance(module, nn.Embedding):
+        return noise * 0.5
+    if noise.ndim >= 2:
+        return noise / noise[0].numel() ** 0.5
+    if name == "weight":
+        return 1 + 0.1 * noise
+    return 0.1 * noise
+
+
+@torch.no_grad()
+def _set_ends(model: Qwen2_5OmniForConditionalGeneration, gain: float) -> None:
+    """Scale the rows that score an end of the reply: 0 never wins against random logits, 3 wins within some tokens."""
+    model.thinker.lm_head.weight[model.config.thinker_config.eos_token_id] *= gain
+    model.talker.codec_head.weight[[CODEC_PAD, CODEC_END]] *= gain
+
+
+def _speakers(dit: dict[str, Any], generator: torch.Generator) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "bos_token": bos,
+            "cond": torch.randn(1, dit["enc_emb_dim"], generator=generator),
+            "ref_mel": torch.randn(1, frames, dit["mel_dim"], generator=generator),
+        }
+        for (name, bos), frames in zip(SPEAKER_BOS.items(), (60, 44), strict=True)
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
