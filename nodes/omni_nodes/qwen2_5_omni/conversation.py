@@ -147,7 +147,7 @@ def _message(value: object, place: str) -> Message:
     role = fields.one_of("role", ROLES)
     content = fields.get("content")
     if isinstance(content, str):
-        return Message(role, content)
+        return Message(role, fields.text("content"))
     if not isinstance(content, list) or not content:
         raise InvalidInput(f"{place}.content: text, or a list of at least one part, is needed")
     return Message(role, tuple(_part(item, f"{place}.content[{index}]") for index, item in enumerate(content)))
@@ -224,6 +224,8 @@ class _Fields:
         value = self.get(name)
         if not isinstance(value, str):
             raise self.fail(name, "text")
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InvalidInput(f"{self.place}.{name}: half of a surrogate pair is no text")
         return value
 
     def one_of(self, name: str, allowed: Sequence[str]) -> str:

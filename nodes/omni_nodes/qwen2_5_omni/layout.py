@@ -16,6 +16,7 @@ import numpy as np
 from omni_graph.payload import Array
 from omni_nodes.payloads import LayoutSegment
 from omni_nodes.qwen2_5_omni.conversation import InvalidInput
+from omni_nodes.qwen2_5_omni.settings import MediaTokens
 
 MAX_SEGMENT_TOKENS = 1 << 16
 
@@ -50,26 +51,6 @@ KIND: dict[type, str] = {AudioSpan: "audio", ImageSpan: "image", VideoSpan: "vid
 
 
 @dataclass(frozen=True, slots=True)
-class Markers:
-    """The special ids and constants of the checkpoint that shape a prompt."""
-
-    audio: int
-    image: int
-    video: int
-    audio_start: int
-    audio_end: int
-    vision_start: int
-    vision_end: int
-    merge_size: int
-    positions_per_second: int
-    seconds_per_chunk: float
-
-    def placeholder(self, token_id: int) -> str:
-        """The kind of medium that ``token_id`` stands for, empty for every other token."""
-        return {self.audio: "audio", self.image: "image", self.video: "video"}.get(token_id, "")
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive prompt tokens of one role, placeholders not yet expanded."""
 
@@ -82,19 +63,28 @@ def audio_tokens(frames: int) -> int:
     return max(0, ((frames - 1) // 2 + 1 - 2) // 2 + 1)
 
 
-def lay_out(runs: Sequence[Run], spans: Sequence[Span], markers: Markers) -> tuple[LayoutSegment, ...]:
+def placeholder_kind(tokens: MediaTokens, token_id: int) -> str:
+    """The kind of medium that ``token_id`` stands for, empty for every other token."""
+    return {tokens.audio: "audio", tokens.image: "image", tokens.video: "video"}.get(token_id, "")
+
+
+def lay_out(
+    runs: Sequence[Run], spans: Sequence[Span], tokens: MediaTokens, merge_size: int
+) -> tuple[LayoutSegment, ...]:
     """The segments of a prompt whose k-th placeholder is ``spans[k]``; the last one is marked.
+
+    ``merge_size`` patches on each side make one token.
 
     Raises InvalidInput when placeholders and media do not match, which is what a placeholder in a user's text does.
     """
-    written = [kind for run in runs for token in run.token_ids if (kind := markers.placeholder(token))]
+    written = [kind for run in runs for token in run.token_ids if (kind := placeholder_kind(tokens, token))]
     given = [KIND[type(span)] for span in spans]
     if written != given:
         raise InvalidInput(
             f"the prompt has the placeholders {written or 'none'} for the media {given or 'none'}: "
             "text must not contain <|AUDIO|>, <|IMAGE|> or <|VIDEO|>"
         )
-    layout = _Layout(markers)
+    layout = _Layout(tokens, merge_size)
     numbers = iter(range(len(spans)))
     for run in runs:
         layout.run(run, spans, numbers)
@@ -117,7 +107,8 @@ def chunk_bounds(values: np.ndarray, chunk: int) -> Iterator[tuple[int, int]]:
 class _Layout:
     """The segments so far."""
 
-    markers: Markers
+    tokens: MediaTokens
+    merge_size: int
     segments: list[LayoutSegment] = field(default_factory=list)
 
     def finish(self) -> tuple[LayoutSegment, ...]:
@@ -130,7 +121,7 @@ class _Layout:
         ids = run.token_ids
         start = 0
         for place, token in enumerate(ids):
-            if not self.markers.placeholder(token):
+            if not placeholder_kind(self.tokens, token):
                 continue
             number = next(numbers)
             span = spans[number]
@@ -146,7 +137,7 @@ class _Layout:
         self._text(ids[start:], run.role)
 
     def _check_markers(self, ids: Sequence[int], place: int) -> None:
-        wanted = (self.markers.vision_start, self.markers.video, self.markers.vision_end)
+        wanted = (self.tokens.vision_start, self.tokens.video, self.tokens.vision_end)
         if place < 1 or tuple(ids[place - 1 : place + 2]) != wanted:
             raise InvalidInput("the chat template does not write the vision markers around a video with its sound")
 
@@ -159,27 +150,27 @@ class _Layout:
 
     def _video_with_sound(self, span: VideoSpan, number: int, role: str) -> None:
         """Chunk by chunk (of 2 seconds) all its pictures, then all its sound, inside both pairs of markers."""
-        markers = self.markers
-        self._text((markers.vision_start, markers.audio_start), role, joint=True)
-        chunk = int(markers.positions_per_second * markers.seconds_per_chunk)
+        tokens = self.tokens
+        self._text((tokens.vision_start, tokens.audio_start), role, joint=True)
+        chunk = int(tokens.position_id_per_seconds * tokens.seconds_per_chunk)
         pictures = chunk_bounds(self._picture_times(span), chunk)
         sounds = chunk_bounds(np.arange(span.sound_tokens or 0), chunk)
         for picture, sound in zip_longest(pictures, sounds, fillvalue=(0, 0)):
             self._piece("video", span, number, role, *picture)
             self._piece("audio", span, number, role, *sound)
-        self._text((markers.audio_end, markers.vision_end), role, joint=True)
+        self._text((tokens.audio_end, tokens.vision_end), role, joint=True)
 
     def _picture_tokens(self, grid: Grid) -> int:
-        return math.prod(grid) // self.markers.merge_size**2
+        return math.prod(grid) // self.merge_size**2
 
     def _picture_times(self, span: VideoSpan) -> np.ndarray:
         """The time of each video token in position units, float64 as the processor computes it."""
         grids = np.repeat(np.arange(span.grid[0]), self._picture_tokens((1, *span.grid[1:])))
-        return grids * span.seconds_per_grid * self.markers.positions_per_second
+        return grids * span.seconds_per_grid * self.tokens.position_id_per_seconds
 
     def _piece(self, kind: str, span: Span, number: int, role: str, start: int, end: int) -> None:
         """Tokens start to end of the span's ``kind``."""
-        placeholder = {"audio": self.markers.audio, "image": self.markers.image, "video": self.markers.video}[kind]
+        placeholder = {"audio": self.tokens.audio, "image": self.tokens.image, "video": self.tokens.video}[kind]
         picture = span if kind != "audio" and not isinstance(span, AudioSpan) else None
         self._add(
             LayoutSegment(

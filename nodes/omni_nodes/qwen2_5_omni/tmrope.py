@@ -21,7 +21,7 @@ class TMRoPE:
     the span's base, which is where its first segment began: so the sound and the pictures of one video share a clock.
     """
 
-    def __init__(self, *, positions_per_second: int, merge_size: int) -> None:
+    def __init__(self, positions_per_second: int, merge_size: int) -> None:
         self._positions_per_second = positions_per_second
         self._merge_size = merge_size
         self._end = 0
