@@ -1,0 +1,27 @@
+"""BigVGAN's computation: mel windows of one shape to sound. transformers' own module; knows no port and no request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
+
+SAMPLE_RATE = 24_000
+
+
+class BigVGANModel:
+    """The vocoder of one checkpoint. Stateless."""
+
+    def __init__(self, vocoder: reference.Qwen2_5OmniToken2WavBigVGANModel) -> None:
+        self._vocoder = vocoder.eval()
+        self._device = vocoder.conv_pre.weight.device
+        self.samples_per_frame = math.prod(vocoder.config.upsample_rates)
+
+    @torch.inference_mode()
+    def vocode(self, mels: Sequence[np.ndarray]) -> np.ndarray:
+        """Mels of one shape (n, bins) float32 to sound (len(mels), n * samples_per_frame) float32 within -1..1."""
+        batch = torch.from_numpy(np.stack(mels)).to(self._device)
+        return self._vocoder(batch.transpose(1, 2)).reshape(len(mels), -1).numpy()
