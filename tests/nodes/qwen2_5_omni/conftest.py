@@ -1,0 +1,67 @@
+"""Tiny checkpoints, built once a session, and transformers' model of each as the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests import torchvision_shim
+
+if TYPE_CHECKING:
+    from tests.nodes.qwen2_5_omni.reference import Reference
+
+torchvision_shim.install()  # before anything here imports transformers, which asks once whether there is a torchvision
+torch.set_num_threads(1)
+
+
+def _built(factory: pytest.TempPathFactory, shape: str) -> Path:
+    from omni_nodes.qwen2_5_omni.tiny import build_tiny
+
+    folder = factory.mktemp("tiny") / shape
+    build_tiny(folder, shape=shape)
+    return folder
+
+
+def _reference(folder: Path) -> Reference:
+    from tests.nodes.qwen2_5_omni.reference import Reference
+
+    return Reference(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default tiny checkpoint, seed 0. Read only."""
+    return _built(tmp_path_factory, "default")
+
+
+@pytest.fixture(scope="session")
+def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The odd shape, in the hub's file layout. Read only."""
+    return _built(tmp_path_factory, "odd")
+
+
+@pytest.fixture(scope="session")
+def stopping_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape whose Thinker and Talker end by themselves. Read only."""
+    return _built(tmp_path_factory, "stopping")
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_folder: Path) -> Reference:
+    """transformers' model of ``tiny_folder``."""
+    return _reference(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def odd_reference(odd_folder: Path) -> Reference:
+    """transformers' model of ``odd_folder``."""
+    return _reference(odd_folder)
+
+
+@pytest.fixture(scope="session")
+def stopping_reference(stopping_folder: Path) -> Reference:
+    """transformers' model of ``stopping_folder``."""
+    return _reference(stopping_folder)
