@@ -1,0 +1,378 @@
+"""GatewayCore: the client's side of the graph as a state machine. Admits, routes, watches, and ends requests.
+
+Frames, commands and the time in; frames and events out. It alone decides a request's one terminal event. No socket, no
+thread, no clock of its own: ``now`` is in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omni_graph.errors import Code, FlowControlError, request_error
+from omni_graph.frames import (
+    GATEWAY,
+    Address,
+    Close,
+    Closed,
+    Credit,
+    Data,
+    EdgeEnds,
+    End,
+    Frame,
+    Goaway,
+    LinkId,
+    Open,
+    Ping,
+    Pong,
+    Report,
+    Reset,
+    Side,
+    Start,
+    Stop,
+)
+from omni_graph.gateway_request import Ended, Event, GatewayRequest, Released, Submission
+from omni_graph.router import Route, Router
+from omni_graph.wedge import WedgeWatch
+from omni_graph.wiring import Edge
+
+PING_PERIOD_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What the Gateway needs of a plan: edges, where each stage lives, slots a replica, and the bounds of admission."""
+
+    edges: tuple[Edge, ...]
+    host_of: Mapping[str, str]
+    slots: Mapping[str, int]
+    max_requests: int
+    queue: int
+
+
+class GatewayCore:
+    """All requests of one deployment."""
+
+    def __init__(self, topology: Topology, address: Address) -> None:
+        self.address = address
+        self.counts = {"completed": 0, "failed": 0, "cancelled": 0}
+        self._topology = topology
+        self._edges = {edge.number: edge for edge in topology.edges}
+        self._router = Router(set(topology.host_of.values()))
+        self._requests: dict[str, GatewayRequest] = {}
+        self._queue: deque[str] = deque()
+        self._outgoing: dict[LinkId, list[Frame]] = {}
+        self._events: list[tuple[str, Event]] = []
+        self._broken: list[tuple[LinkId, str]] = []
+        self._heard: set[LinkId] = set()
+        self._wedges = WedgeWatch()
+        self._pinged_at = 0.0
+
+    # ---- what the loop asks
+
+    def outgoing(self) -> list[tuple[LinkId, list[Frame]]]:
+        """Frames to send, per link and in order; they leave the core."""
+        out = list(self._outgoing.items())
+        self._outgoing = {}
+        return out
+
+    def events(self) -> list[tuple[str, Event]]:
+        """What callers must hear, in order; they leave the core."""
+        out, self._events = self._events, []
+        return out
+
+    def broken_links(self) -> list[tuple[LinkId, str]]:
+        """Links whose peer broke the protocol, with the reason."""
+        out, self._broken = self._broken, []
+        return out
+
+    @property
+    def running(self) -> int:
+        """Requests that hold slots."""
+        return len(self._requests) - len(self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a Route."""
+        return len(self._queue)
+
+    def load(self) -> Mapping[str, int]:
+        """Requests per replica."""
+        return self._router.load()
+
+    def paused(self) -> tuple[str, ...]:
+        """Requests that wait for their caller to read."""
+        return tuple(request for request, one in self._requests.items() if one.paused)
+
+    def waiting_input(self, request: str, name: str) -> int:
+        """Packets of an input that have not left yet; 0 when the request is over."""
+        one = self._requests.get(request)
+        return 0 if one is None else one.waiting_input(name)
+
+    def next_tick(self, now: float) -> float | None:
+        """Seconds until ``tick`` has something to do; None: not before something else happens."""
+        if not self._requests:
+            return None
+        deadline = min(one.deadline for one in self._requests.values())
+        return max(0.0, min(deadline, self._pinged_at + PING_PERIOD_S) - now)
+
+    # ---- replicas
+
+    def replica_up(self, host: str, address: Address, now: float) -> None:
+        """A replica is ready to serve."""
+        self._router.add(host, address, self._topology.slots[host])
+        self._admit(now)
+
+    def replica_down(self, name: str, code: Code, message: str, now: float) -> None:
+        """A replica died or is stuck: its requests fail. Idempotent."""
+        if not self._router.knows(name):
+            return
+        for request in self._router.remove(name):
+            one = self._requests[request]
+            one.route = {host: address for host, address in one.route.items() if address.name != name}
+            one.closing.discard(name)
+            if one.state == "closing":
+                self._release_if_closed(one, now)
+            else:
+                self._end(one, code, message, stage_of(name), now)
+        self._heard = {link for link in self._heard if link.peer != name}
+        self._admit(now)
+
+    # ---- the caller's side
+
+    def submit(self, submission: Submission, now: float) -> None:
+        """Admit a request or queue it. Raises Overloaded, or RequestError(unavailable); then nothing is kept."""
+        request, hosts = submission.request, self._hosts(submission.stages)
+        dead = self._router.without_replica(hosts)
+        if dead is not None:
+            raise request_error(request, Code.UNAVAILABLE, "no live replica", dead)
+        busy = self.running >= self._topology.max_requests or self._queue or not self._router.has_room(hosts)
+        if busy and len(self._queue) >= self._topology.queue:
+            message = (
+                f"{self.running} running, {len(self._queue)} waiting (queue: {self._topology.queue}); try again later"
+            )
+            raise request_error(request, Code.OVERLOADED, message, self._router.fullest(hosts))
+        self._requests[request] = GatewayRequest(submission, now, self._emit, self._tell)
+        self._queue.append(request)
+        self._admit(now)
+
+    def write(self, request: str, name: str, packets: Iterable[Any], now: float) -> None:
+        """Packets of a graph input. Ignored once the request has ended."""
+        one = self._requests.get(request)
+        if one is not None and one.state != "closing":
+            one.write(name, packets, now)
+
+    def end_input(self, request: str, name: str, now: float) -> None:
+        """The input is complete."""
+        one = self._requests.get(request)
+        if one is not None and one.state != "closing":
+            one.end_input(name, now)
+
+    def read(self, request: str, output: str, size: int, now: float) -> None:
+        """The caller took a packet of ``size`` bytes out of the output's buffer: room for more."""
+        one = self._requests.get(request)
+        if one is not None:
+            one.read(output, size)
+            self._complete_if_done(one, now)
+
+    def drop(self, request: str, output: str, now: float) -> None:
+        """The caller does not want this output any more: a Stop goes up."""
+        one = self._requests.get(request)
+        if one is not None and one.state == "open":
+            one.drop(output)
+            self._complete_if_done(one, now)
+
+    def cancel(self, request: str, now: float) -> None:
+        """The caller gave up. Harmless after the end."""
+        if request in self._requests:
+            self._end(self._requests[request], Code.CANCELLED, "cancelled by the caller", "", now)
+
+    def cancel_all(self, now: float) -> None:
+        """The deployment closes."""
+        for one in tuple(self._requests.values()):
+            self._end(one, Code.CLOSED, "the deployment was closed", "", now)
+
+    def tick(self, now: float) -> None:
+        """Deadlines, and the watch for requests that nothing can move any more."""
+        for one in tuple(self._requests.values()):
+            if now >= one.deadline:
+                message = f"not complete after {one.submission.deadline_s:g} s"
+                self._end(one, Code.DEADLINE_EXCEEDED, message, "", now)
+        if now >= self._pinged_at + PING_PERIOD_S:
+            self._pinged_at = now
+            self._look_for_wedges(now)
+
+    # ---- frames
+
+    def receive(self, link: LinkId, frame: Frame, now: float) -> None:
+        """One frame from a link; a peer that breaks the protocol loses its link."""
+        self._heard.add(link)
+        try:
+            self._receive(link, frame, now)
+        except FlowControlError as error:
+            self._broken.append((link, str(error)))
+            self.lost(link, str(error), now, Code.PROTOCOL)
+
+    def lost(self, link: LinkId, reason: str, now: float, code: Code = Code.LINK_LOST) -> None:
+        """A link has ended unannounced. Without its control link a replica is as good as dead."""
+        self._heard.discard(link)
+        if link.side is Side.CONTROL:
+            self.replica_down(link.peer, Code.REPLICA_DIED, f"control link lost: {reason}", now)
+            return
+        for one in tuple(self._requests.values()):
+            if one.state == "open" and one.uses(link):
+                self._end(one, code, f"link to {link.peer} lost: {reason}", stage_of(link.peer), now)
+
+    def _receive(self, link: LinkId, frame: Frame, now: float) -> None:
+        if isinstance(frame, Data | Start | End | Credit | Stop):
+            self._on_edge(frame, now)
+        elif isinstance(frame, Report):
+            self._on_report(link, frame, now)
+        elif isinstance(frame, Closed):
+            self._on_closed(link, frame, now)
+        elif isinstance(frame, Pong):
+            self._wedges.heard(link.peer, frame.requests)
+        elif not isinstance(frame, Ping | Goaway):
+            raise FlowControlError(f"{type(frame).__name__} is no frame for the Gateway")
+
+    def _on_edge(self, frame: Data | Start | End | Credit | Stop, now: float) -> None:
+        one = self._requests.get(frame.request)
+        if one is None or one.state != "open" or one.attempt != frame.attempt:
+            return
+        if isinstance(frame, Credit | Stop):
+            one.on_demand(frame, now)
+        else:
+            one.on_supply(frame)
+            self._complete_if_done(one, now)
+
+    def _on_report(self, link: LinkId, frame: Report, now: float) -> None:
+        one = self._requests.get(frame.request)
+        if one is None or one.state != "open" or one.attempt != frame.attempt:
+            return
+        message = f"link to {frame.peer} lost: {frame.message}" if frame.code is Code.LINK_LOST else frame.message
+        self._end(one, frame.code, message, frame.stage or stage_of(link.peer), now, frame.peer)
+
+    def _on_closed(self, link: LinkId, frame: Closed, now: float) -> None:
+        one = self._requests.get(frame.request)
+        if one is not None and one.state == "closing" and link.peer in one.closing:
+            one.closing.discard(link.peer)
+            one.timings.update(json.loads(frame.timings))
+            self._release_if_closed(one, now)
+
+    # ---- admission
+
+    def _hosts(self, stages: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._topology.host_of[stage] for stage in stages))
+
+    def _admit(self, now: float) -> None:
+        """First come, first served, as far as there are slots; nobody overtakes."""
+        while self._queue and self.running < self._topology.max_requests:
+            one = self._requests[self._queue[0]]
+            hosts = self._hosts(one.submission.stages)
+            dead = self._router.without_replica(hosts)
+            if dead is not None:
+                self._end(one, Code.UNAVAILABLE, "no live replica", dead, now)
+                continue
+            route = self._router.route(one.request, hosts)
+            if route is None:
+                return
+            self._queue.popleft()
+            self._open(one, route, now)
+
+    def _open(self, one: GatewayRequest, route: Route, now: float) -> None:
+        one.state, one.route, one.attempt = "open", route, one.attempt + 1
+        routed = tuple(self._routed_edges(one.submission))
+        edges = tuple(EdgeEnds(e.number, self._end_at(e.writer, route), self._end_at(e.reader, route)) for e in routed)
+        for address in dict.fromkeys(route.values()):
+            mine = tuple(ends for ends in edges if address in (ends.writer, ends.reader))
+            self._emit(LinkId(address.name, Side.CONTROL), self._open_frame(one, mine, now))
+        for edge, ends in zip(routed, edges, strict=True):
+            one.add_stream(edge, ends, self._heard.__contains__)
+        one.feed(now)
+
+    def _open_frame(self, one: GatewayRequest, edges: tuple[EdgeEnds, ...], now: float) -> Open:
+        asked = one.submission
+        age, left = now - one.accepted_at, one.deadline - now
+        return Open(asked.request, one.attempt, edges, asked.params, asked.seed, age, left, asked.traceparent)
+
+    def _end_at(self, node: str, route: Route) -> Address:
+        return self.address if node == GATEWAY else route[self._topology.host_of[node]]
+
+    def _routed_edges(self, submission: Submission) -> Iterator[Edge]:
+        stages = {*submission.stages, GATEWAY}
+        for edge in self._topology.edges:
+            wanted = not edge.is_output or edge.reader_port in submission.outputs
+            if wanted and edge.writer in stages and edge.reader in stages:
+                yield edge
+
+    def addresses(self, request: str) -> tuple[Address, ...]:
+        """The replicas on a request's Route."""
+        one = self._requests.get(request)
+        return () if one is None else tuple(one.route.values())
+
+    # ---- the end
+
+    def _complete_if_done(self, one: GatewayRequest, now: float) -> None:
+        if one.state == "open" and one.all_read:
+            self.counts["completed"] += 1
+            self._finish(one, Close(one.request, one.attempt), Ended(None, now - one.accepted_at), now)
+
+    def _end(self, one: GatewayRequest, code: Code, message: str, stage: str, now: float, peer: str = "") -> None:
+        if one.state == "closing":
+            return
+        if one.state == "waiting":
+            self._queue.remove(one.request)
+        self.counts["cancelled" if code is Code.CANCELLED else "failed"] += 1
+        error = request_error(one.request, code, message, stage)
+        reset = Reset(one.request, one.attempt, code, stage, message[:500], peer)
+        self._finish(one, reset, Ended(error, now - one.accepted_at), now)
+
+    def _finish(self, one: GatewayRequest, word: Close | Reset, ended: Ended, now: float) -> None:
+        """The one terminal event, and the word to every replica of the Route."""
+        self._tell(one.request, ended)
+        one.state = "closing"
+        one.closing = one.members
+        for name in one.closing:
+            self._emit(LinkId(name, Side.CONTROL), word)
+        one.forget_streams()
+        self._release_if_closed(one, now)
+
+    def _release_if_closed(self, one: GatewayRequest, now: float) -> None:
+        if one.closing:
+            return
+        del self._requests[one.request]
+        self._router.release(one.request)
+        self._wedges.forget(one.request)
+        self._tell(one.request, Released(one.timings))
+        self._admit(now)
+
+    # ---- wedges
+
+    def _look_for_wedges(self, now: float) -> None:
+        suspects = [one for one in self._requests.values() if one.state == "open" and _may_be_wedged(one)]
+        for one in suspects:
+            edges = self._wedges.verdict(one.request, one.attempt, one.members, one.counts())
+            if edges is not None:
+                names = ", ".join(self._edges[number].name for number in edges) or "none"
+                self._end(one, Code.WEDGED, f"nothing can move any more; edges without room: {names}", "", now)
+        self._wedges.new_round({one.request for one in suspects if one.state == "open"})
+        for name in dict.fromkeys(name for one in suspects for name in one.members):
+            self._emit(LinkId(name, Side.CONTROL), Ping(now))
+
+    def _emit(self, link: LinkId, frame: Frame) -> None:
+        self._outgoing.setdefault(link, []).append(frame)
+
+    def _tell(self, request: str, event: Event) -> None:
+        self._events.append((request, event))
+
+
+def _may_be_wedged(one: GatewayRequest) -> bool:
+    return one.wholly_fed() and not any(one.buffered.values())
+
+
+def stage_of(replica: str) -> str:
+    """``thinker`` of ``thinker/0.2``."""
+    return replica.partition("/")[0]

@@ -1,0 +1,235 @@
+"""One request at the Gateway: its inputs on the way in, its outputs on the way out to the caller's buffer. Pure.
+
+Invariant: what waits for the caller is at most the output's buffer, one packet more, and the window of its edge.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omni_graph.credit import StreamReceiver
+from omni_graph.errors import FlowControlError, RequestError
+from omni_graph.frames import Credit, Data, EdgeCounts, EdgeEnds, End, Frame, LinkId, Side, Start, Stop
+from omni_graph.payload import packet_bytes
+from omni_graph.router import Route
+from omni_graph.streams import InStream, OutStream
+from omni_graph.wiring import Edge
+
+OUTPUT_BUFFER_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request as the caller made it. ``stages``: those that the asked outputs need; ``params`` is checked JSON."""
+
+    request: str
+    stages: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: str
+    seed: int
+    deadline_s: float
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPacket:
+    """An event: a packet of an output, in order of arrival. ``size`` is what it counts in the buffer, in bytes."""
+
+    output: str
+    packet: Any
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The terminal event; ``error`` None: completed. ``after_s``: seconds since the request was accepted."""
+
+    error: RequestError | None
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Every replica has forgotten the request, or died. ``timings``: {stage: what it spent}, see observe/timing.py."""
+
+    timings: Mapping[str, Any]
+
+
+Event = OutputPacket | Ended | Released
+Emit = Callable[[LinkId, Frame], None]
+Tell = Callable[[str, Event], None]
+
+
+class GatewayRequest:
+    """``state``: waiting for a Route, open, or closing (ended; replicas are still to forget it)."""
+
+    def __init__(self, submission: Submission, accepted_at: float, emit: Emit, tell: Tell) -> None:
+        self.submission = submission
+        self.accepted_at = accepted_at
+        self.state = "waiting"
+        self.attempt = 0
+        self.route: Route = {}
+        self.closing: set[str] = set()
+        self.timings: dict[str, Any] = {}
+        self.buffered = dict.fromkeys(submission.outputs, 0)
+        self._emit = emit
+        self._tell = tell
+        self._outs: dict[int, OutStream] = {}
+        self._ins: dict[int, InStream] = {}
+        self._supply: dict[str, deque[Any]] = {}
+        self._supply_ended: set[str] = set()
+
+    @property
+    def request(self) -> str:
+        return self.submission.request
+
+    @property
+    def deadline(self) -> float:
+        return self.accepted_at + self.submission.deadline_s
+
+    @property
+    def members(self) -> set[str]:
+        """Names of the replicas on the Route."""
+        return {address.name for address in self.route.values()}
+
+    # ---- streams
+
+    def add_stream(self, edge: Edge, ends: EdgeEnds, heard: Callable[[LinkId], bool]) -> None:
+        """Our end of an edge: write an input, read an output."""
+        if edge.is_input:
+            link = LinkId(ends.reader.name, Side.WRITES)
+            self._outs[edge.number] = OutStream(self.request, self.attempt, edge, link)
+            self._emit(link, self._outs[edge.number].start())
+        elif edge.is_output:
+            link = LinkId(ends.writer.name, Side.READS)
+            stream = InStream(self.request, self.attempt, edge, link, StreamReceiver(edge.window))
+            self._ins[edge.number] = stream
+            if heard(link):
+                self._emit(link, stream.credit())
+
+    def uses(self, link: LinkId) -> bool:
+        """A Start was sent or received on this link."""
+        if any(stream.link == link for stream in self._outs.values()):
+            return True
+        return any(stream.link == link and stream.started for stream in self._ins.values())
+
+    def counts(self) -> tuple[EdgeCounts, ...]:
+        """Our counters, for the wedge watch."""
+        return tuple(stream.counts() for stream in (*self._outs.values(), *self._ins.values()))
+
+    # ---- inputs
+
+    def write(self, name: str, packets: Iterable[Any], now: float) -> None:
+        """Packets of a graph input."""
+        self._supply.setdefault(name, deque()).extend(packets)
+        self.feed(now)
+
+    def end_input(self, name: str, now: float) -> None:
+        """The input is complete."""
+        self._supply_ended.add(name)
+        self.feed(now)
+
+    def waiting_input(self, name: str) -> int:
+        """Packets of an input that have not left yet."""
+        return len(self._supply.get(name, ()))
+
+    def feed(self, now: float) -> None:
+        """Move what the caller gave into the graph, as far as credit goes; an input with two readers waits for both."""
+        if self.state != "open":
+            return
+        by_input: dict[str, list[OutStream]] = {}
+        for stream in self._outs.values():
+            if not stream.flow.stopped:
+                by_input.setdefault(stream.edge.writer_port, []).append(stream)
+        for name, streams in by_input.items():
+            supply = self._supply.get(name, deque())
+            while supply and all(stream.flow.room > 0 for stream in streams):
+                packet = supply.popleft()
+                for stream in streams:
+                    self._emit(stream.link, stream.data(packet, now))
+            if name in self._supply_ended and not supply:
+                self._end_streams(streams)
+
+    def _end_streams(self, streams: Iterable[OutStream]) -> None:
+        for stream in streams:
+            stream.flow.end()
+            frame = stream.end_if_due()
+            if frame is not None:
+                self._emit(stream.link, frame)
+
+    def wholly_fed(self) -> bool:
+        """Nothing more can leave us: every input has ended, was stopped, or has no room."""
+        return all(s.flow.ended or s.flow.stopped or s.flow.room == 0 for s in self._outs.values())
+
+    # ---- frames
+
+    def on_demand(self, frame: Credit | Stop, now: float) -> None:
+        """A reader of an input speaks."""
+        stream = self._outs.get(frame.edge)
+        if stream is None:
+            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not write")
+        if isinstance(frame, Stop):
+            stream.flow.on_stop()
+        else:
+            stream.flow.on_credit(frame.taken, frame.limit)
+        self.feed(now)
+
+    def on_supply(self, frame: Data | Start | End) -> None:
+        """The writer of an output speaks."""
+        stream = self._ins.get(frame.edge)
+        if stream is None:
+            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not read")
+        if isinstance(frame, Start):
+            self._emit(stream.link, stream.on_start())
+        elif isinstance(frame, End):
+            stream.on_end(frame)
+        elif stream.on_data(frame):
+            self._fill(stream)
+
+    # ---- outputs
+
+    def _fill(self, stream: InStream) -> None:
+        """Take packets into the caller's buffer while it has room. Taking returns credit, so a slow caller pauses its own
+        request, up to the Thinker, and nothing else."""
+        output = stream.edge.reader_port
+        while stream.waiting and self.buffered[output] < OUTPUT_BUFFER_BYTES:
+            _choices, packet, credit = stream.take()
+            size = packet_bytes(packet)
+            self.buffered[output] += size
+            self._tell(self.request, OutputPacket(output, packet, size))
+            if credit is not None:
+                self._emit(stream.link, credit)
+
+    def read(self, output: str, size: int) -> None:
+        """The caller took ``size`` bytes out of the output's buffer."""
+        self.buffered[output] -= size
+        for stream in self._ins.values():
+            if self.state == "open" and stream.edge.reader_port == output:
+                self._fill(stream)
+
+    def drop(self, output: str) -> None:
+        """The caller does not want this output any more."""
+        for stream in self._ins.values():
+            if stream.edge.reader_port == output:
+                stop = stream.close()
+                if stop is not None:
+                    self._emit(stream.link, stop)
+
+    @property
+    def all_read(self) -> bool:
+        """Every asked output has ended and is in the caller's buffer, or was dropped."""
+        return all(stream.flow.drained or stream.flow.closed for stream in self._ins.values())
+
+    @property
+    def paused(self) -> bool:
+        """An output's buffer is full: the request waits for its caller."""
+        return any(size >= OUTPUT_BUFFER_BYTES for size in self.buffered.values())
+
+    def forget_streams(self) -> None:
+        """The request has ended: only the timings are still to come."""
+        self._supply.clear()
+        self._outs.clear()
+        self._ins.clear()

@@ -1,0 +1,61 @@
+"""WedgeWatch: finds requests that nothing can move any more. Pure.
+
+Two successive rounds of Pongs must agree: every replica of the Route idle, every counter as before, everything sent has
+been received, and every writer knows its reader's limit. One look alone raises false alarms in almost every healthy run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from omni_graph.frames import EdgeCounts, RequestState
+
+
+class WedgeWatch:
+    """The Pongs of the current round and the counters of the last."""
+
+    def __init__(self) -> None:
+        self._round: dict[str, dict[str, RequestState]] = {}
+        self._last: dict[str, frozenset[EdgeCounts]] = {}
+
+    def heard(self, replica: str, states: Iterable[RequestState]) -> None:
+        """A Pong on a control link."""
+        for state in states:
+            if state.request in self._round:
+                self._round[state.request][replica] = state
+
+    def new_round(self, requests: Collection[str]) -> None:
+        """Pings leave now for these requests; what was heard before is old."""
+        self._round = {request: {} for request in requests}
+        self._last = {request: counts for request, counts in self._last.items() if request in requests}
+
+    def forget(self, request: str) -> None:
+        """The request has ended."""
+        self._round.pop(request, None)
+        self._last.pop(request, None)
+
+    def verdict(
+        self, request: str, attempt: int, members: Collection[str], own: Iterable[EdgeCounts]
+    ) -> tuple[int, ...] | None:
+        """Edges without room when the request is wedged, else None. ``own``: the Gateway's counters."""
+        states = self._round.get(request, {})
+        fresh = [state for name, state in states.items() if name in members and state.attempt == attempt]
+        if len(fresh) < len(members) or not all(state.idle for state in fresh):
+            self._last.pop(request, None)
+            return None
+        counts = frozenset([*own, *(one for state in fresh for one in state.edges)])
+        before = self._last.get(request)
+        self._last[request] = counts
+        if counts != before or not _settled(counts):
+            return None
+        return tuple(sorted(one.edge for one in counts if one.sent >= 0 and one.sent == one.limit))
+
+
+def _settled(counts: frozenset[EdgeCounts]) -> bool:
+    """Nothing is under way on any edge."""
+    writers = {one.edge: one for one in counts if one.sent >= 0}
+    readers = {one.edge: one for one in counts if one.sent < 0}
+    return all(
+        number in readers and (writer.sent, writer.limit) == (readers[number].received, readers[number].limit)
+        for number, writer in writers.items()
+    )
