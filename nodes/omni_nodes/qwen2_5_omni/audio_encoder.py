@@ -1,0 +1,65 @@
+"""The audio encoder stage: one block of mel (2 s) in, its token embeddings out. No state between blocks.
+
+Blocks of several requests share a call; each request's rows leave in its own order. Blocks restart convolution, positions
+and attention, so the packets together are the encoding of the whole clip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from omni_graph.node import In, Inbox, NoParams, Out, Outbox
+from omni_nodes.payloads import Embeddings, MelChunk
+
+if TYPE_CHECKING:
+    from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
+
+
+class AudioEncoder:
+    """Mel blocks to embeddings, by transformers' Qwen2_5OmniAudioEncoder. ``max_batch`` blocks share a call.
+
+    A tail too short for a token (1 or 2 frames) sends no packet.
+    """
+
+    features = In(MelChunk)
+    embeds = Out(Embeddings)
+
+    def __init__(self, checkpoint: str, max_batch: int = 8, device: str = "auto", dtype: str = "float32") -> None:
+        from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
+        from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
+        from omni_nodes.qwen2_5_omni.weights import load_audio_encoder
+
+        opened = open_checkpoint(checkpoint)
+        self._model: AudioEncoderModel = AudioEncoderModel(load_audio_encoder(opened, device, dtype))
+        self._max_batch = max_batch
+
+    def open(self, request: str, params: NoParams) -> None:
+        """Nothing is kept for a request."""
+
+    def close(self, request: str) -> None:
+        """Nothing was kept."""
+
+    def step(self, inbox: Inbox, outbox: Outbox) -> bool:
+        batch = self._gather(inbox, outbox)
+        if batch:
+            encoded = self._model.encode([chunk.features for _, chunk in batch])
+            for (request, _), rows in zip(batch, encoded, strict=True):
+                if len(rows):
+                    outbox.send(self.embeds, request, Embeddings(rows))
+        for request in inbox.drained(self.features):
+            outbox.end(request)
+        return any(outbox.room(self.embeds, request) > 0 for request in inbox.ready(self.features))
+
+    def _gather(self, inbox: Inbox, outbox: Outbox) -> list[tuple[str, MelChunk]]:
+        """Up to ``max_batch`` blocks that have room for their rows, the requests in turn."""
+        batch: list[tuple[str, MelChunk]] = []
+        taken: Counter[str] = Counter()
+        while len(batch) < self._max_batch:
+            waiting = [r for r in inbox.ready(self.features) if outbox.room(self.embeds, r) > taken[r]]
+            if not waiting:
+                break
+            for request in waiting[: self._max_batch - len(batch)]:
+                batch.append((request, inbox.take(self.features, request)))
+                taken[request] += 1
+        return batch
