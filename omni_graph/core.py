@@ -314,7 +314,7 @@ class WorkerCore:
                 request,
                 opened.attempt,
                 not any(node.awake for node in opened.nodes),
-                tuple(stream.counts() for stream in (*opened.ins.values(), *opened.outs.values())),
+                (*(s.counts() for s in opened.ins.values()), *(s.counts() for s in opened.outs.values())),
             )
             for request, opened in self._requests.items()
         )

@@ -273,7 +273,6 @@ class HostedNode:
         for table in (*self._ready.values(), *self._drained.values()):
             table.pop(request, None)
         self._starved.pop(request, None)
-        self._observer.ended(request, self.name)
         self._to_close.append(request)
         if not self._stepping:
             self._close_ended()
@@ -282,6 +281,7 @@ class HostedNode:
         """Close what ended during a slice after the slice, so that no node is closed inside its own step."""
         ended, self._to_close = self._to_close, []
         for request in ended:
+            self._observer.ended(request, self.name)
             self._close(request)
 
     def _close(self, request: str) -> None:
