@@ -1,0 +1,76 @@
+"""How much memory packets can take, at most. Pure arithmetic over planned edges; the promise that ``check`` prints.
+
+In flight <= requests x window x largest packet, summed over edges, and what nodes take ahead and the Gateway buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omni_graph.node import lookahead_of
+from omni_graph.payload import max_packet_bytes
+from omni_graph.spec import DeploySpec
+from omni_graph.wiring import Edge
+
+GATEWAY_BUFFER = 4 << 20
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeBound:
+    """One edge: ``window`` packets of at most ``packet_bytes`` for each of the requests that run at once."""
+
+    edge: str
+    type: str
+    window: int
+    packet_bytes: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBound:
+    """Bytes, for all requests together. ``kept`` are the inputs held for a replay; they are not in flight."""
+
+    rows: tuple[EdgeBound, ...]
+    lookahead: int
+    gateway: int
+    kept: int
+
+    @property
+    def in_flight(self) -> int:
+        """What ``memory_limit`` limits."""
+        return sum(row.total for row in self.rows) + self.lookahead + self.gateway
+
+    @property
+    def total(self) -> int:
+        """In flight and kept."""
+        return self.in_flight + self.kept
+
+
+def memory_bound(edges: Sequence[Edge], classes: Mapping[str, type], deploy: DeploySpec) -> MemoryBound:
+    """The bound of a graph's edges under a deployment; ``classes`` are the node classes by name."""
+    requests = deploy.max_requests
+    lookahead = (lookahead_of(classes[e.reader]) * max_packet_bytes(e.type) for e in edges if e.reader in classes)
+    outputs = sum(1 for edge in edges if edge.is_output)
+    return MemoryBound(
+        tuple(_row(edge, requests) for edge in edges),
+        requests * sum(lookahead),
+        requests * outputs * GATEWAY_BUFFER,
+        requests * deploy.limits.input_bytes,
+    )
+
+
+def _row(edge: Edge, requests: int) -> EdgeBound:
+    size = max_packet_bytes(edge.type)
+    return EdgeBound(edge.name, edge.type.__qualname__, edge.window, size, requests * edge.window * size)
+
+
+def size_text(count: int) -> str:
+    """``3.5 GiB``: bytes in the largest binary unit that leaves at least 1."""
+    value = float(count)
+    for unit in UNITS:
+        if value < 1024 or unit == UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.3g} {unit}"

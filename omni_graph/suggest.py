@@ -1,0 +1,19 @@
+"""What a person probably meant: the nearest known name, or the known names where none is near."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+SHOWN = 10
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean `x`?)``, else `` (known: `a`, `b`)``, else nothing; ready to stand behind a sentence."""
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" (did you mean `{near[0]}`?)"
+    if not names or len(names) > SHOWN:
+        return ""
+    return f" (known: {', '.join(f'`{item}`' for item in names)})"
