@@ -108,10 +108,8 @@ class ConversationReader:
     def _take_bytes(self, packet: Conversation) -> None:
         expected = len(self._done)
         if packet.media != expected or expected >= len(self._parts):
-            raise InvalidInput(
-                f"bytes of medium {packet.media} came; the messages name media 0 to {len(self._parts)}"
-                f" without the last, and medium {expected} is next"
-            )
+            due = f"medium {expected} is next" if expected < len(self._parts) else "none is missing"
+            raise InvalidInput(f"bytes of medium {packet.media} came; the messages name {len(self._parts)}, {due}")
         part = self._parts[expected]
         self._open.append(packet.data)
         limit = self._limits.media_bytes[part.kind]

@@ -164,7 +164,11 @@ class _Layout:
         return math.prod(grid) // self.merge_size**2
 
     def _picture_times(self, span: VideoSpan) -> np.ndarray:
-        """The time of each video token in position units, float64 as the processor computes it."""
+        """The time of each video token in position units, float64 as the processor computes it.
+
+        At odd rates (1.04 fps) ``get_rope_index``, in float32, cuts elsewhere, and so gives tokens each other's
+        positions; ours keep their own.
+        """
         grids = np.repeat(np.arange(span.grid[0]), self._picture_tokens((1, *span.grid[1:])))
         return grids * span.seconds_per_grid * self.tokens.position_id_per_seconds
 

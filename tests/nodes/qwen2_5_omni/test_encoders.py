@@ -1,0 +1,207 @@
+"""The encoder stages against transformers' towers on whole inputs, and their manners: order, room, batches, endings."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from omni_graph.errors import Code, RequestError
+from omni_graph.payload import Array, max_packet_bytes, packet_bytes
+from omni_graph.testing import NodeRun, run_node
+from omni_nodes.payloads import Embeddings, MelChunk, Patches
+from omni_nodes.qwen2_5_omni.audio_encoder import AudioEncoder
+from omni_nodes.qwen2_5_omni.layout import audio_tokens
+from omni_nodes.qwen2_5_omni.vision_encoder import VisionEncoder, packets
+
+BLOCK = 200
+
+
+@pytest.fixture(params=["reference", "odd_reference"])
+def oracle(request):
+    return request.getfixturevalue(request.param)
+
+
+def mel_of(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((128, frames)).astype(np.float32)
+
+
+def blocks_of(mel: np.ndarray, span: int = 0) -> list[MelChunk]:
+    return [MelChunk(Array.of(mel[:, i : i + BLOCK]), span) for i in range(0, mel.shape[1], BLOCK)]
+
+
+def joined(sent: list[Embeddings]) -> np.ndarray:
+    return np.concatenate([packet.values.values for packet in sent])
+
+
+def encode_clip(oracle, mel: np.ndarray) -> np.ndarray:
+    tower = oracle.model.thinker.model.audio_tower
+    return tower(torch.from_numpy(mel), feature_lens=torch.tensor([mel.shape[1]])).last_hidden_state.numpy()
+
+
+def encode_pictures(oracle, pixels: np.ndarray, grids: list[tuple[int, int, int]]) -> np.ndarray:
+    tower = oracle.model.thinker.model.visual
+    return tower(torch.from_numpy(pixels), grid_thw=torch.tensor(grids)).pooler_output.numpy()
+
+
+@pytest.mark.parametrize("frames", [3, 57, 200, 201, 202, 203, 399, 400, 401, 1111])
+def test_blocks_of_a_clip_encode_as_the_whole_clip(oracle, frames):
+    mel = mel_of(frames)
+    sent = run_node(AudioEncoder(str(oracle.folder), device="cpu"), {"r": {"features": blocks_of(mel)}})["r"]["embeds"]
+    assert [len(packet.values) for packet in sent] == [
+        count for i in range(0, frames, BLOCK) if (count := audio_tokens(min(BLOCK, frames - i)))
+    ]
+    np.testing.assert_allclose(joined(sent), encode_clip(oracle, mel), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_clip_too_short_for_a_token_ends_without_a_packet(reference, frames):
+    node = AudioEncoder(str(reference.folder), device="cpu")
+    assert run_node(node, {"r": {"features": blocks_of(mel_of(frames))}})["r"]["embeds"] == []
+    assert run_node(node, {"r": {}})["r"]["embeds"] == []
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 8])
+def test_requests_in_one_call_are_encoded_as_alone(reference, max_batch):
+    clips = {f"r{i}": mel_of(frames, i) for i, frames in enumerate((203, 1111, 2, 640, 401))}
+    node = AudioEncoder(str(reference.folder), max_batch=max_batch, device="cpu")
+    inputs = {request: {"features": blocks_of(mel)} for request, mel in clips.items()}
+    for seed in range(2):
+        got = run_node(node, inputs, windows={"features": 3, "embeds": 2}, rng=random.Random(seed))
+        for request, mel in clips.items():
+            if mel.shape[1] > 2:
+                np.testing.assert_allclose(
+                    joined(got[request]["embeds"]), encode_clip(reference, mel), atol=1e-5, rtol=0
+                )
+
+
+def test_a_request_without_room_keeps_its_blocks_and_holds_up_nobody(reference):
+    run = NodeRun(AudioEncoder(str(reference.folder), device="cpu"), windows={"features": 4, "embeds": 2})
+    run.paused.add("slow")
+    for request in ("slow", "fast"):
+        run.open(request, {"features": blocks_of(mel_of(2000))})
+    run.run()
+    assert run.complete("fast")
+    assert not run.complete("slow")
+    run.paused.clear()
+    run.run()
+    assert joined(run.outputs["slow"]["embeds"]).tobytes() != b""
+    np.testing.assert_allclose(
+        joined(run.outputs["slow"]["embeds"]), joined(run.outputs["fast"]["embeds"]), atol=1e-5, rtol=0
+    )
+
+
+def test_bfloat16_rows_travel_as_bfloat16(reference):
+    node = AudioEncoder(str(reference.folder), device="cpu", dtype="bfloat16")
+    (packet,) = run_node(node, {"r": {"features": blocks_of(mel_of(100))}})["r"]["embeds"]
+    assert packet.values.dtype == "bfloat16"
+    assert packet.values.shape == (25, 64)
+
+
+# ---- pictures
+
+GRIDS = [(1, 4, 6), (1, 10, 2), (1, 34, 30), (1, 2, 2), (1, 16, 22)]
+
+
+def pixels_of(grids: list[tuple[int, int, int]], seed: int = 0) -> np.ndarray:
+    rows = sum(t * h * w for t, h, w in grids)
+    return np.random.default_rng(seed).standard_normal((rows, 1176)).astype(np.float32)
+
+
+def pieces_of(pixels: np.ndarray, grids: list[tuple[int, int, int]], rows: int = 200) -> list[Patches]:
+    """Each picture in pieces of ``rows``; a grid of several frame pairs is that many pictures."""
+    pieces = []
+    start = 0
+    for frame_pairs, height, width in grids:
+        for _ in range(frame_pairs):
+            end = start + height * width
+            for i in range(start, end, rows):
+                piece = Array.of(pixels[i : min(i + rows, end)])
+                pieces.append(Patches(piece, (1, height, width), 0, i + rows >= end))
+            start = end
+    return pieces
+
+
+@pytest.mark.parametrize("rows", [200, 222, 7])
+def test_pictures_encode_as_in_one_call(oracle, rows):
+    pixels = pixels_of(GRIDS)
+    node = VisionEncoder(str(oracle.folder), device="cpu")
+    sent = run_node(node, {"r": {"patches": pieces_of(pixels, GRIDS, rows)}})["r"]["embeds"]
+    np.testing.assert_allclose(joined(sent), encode_pictures(oracle, pixels, GRIDS), atol=1e-5, rtol=0)
+
+
+def test_frame_pairs_encode_as_the_whole_video(oracle):
+    grid = [(5, 8, 6)]
+    pixels = pixels_of(grid)
+    sent = run_node(VisionEncoder(str(oracle.folder), device="cpu"), {"r": {"patches": pieces_of(pixels, grid)}})
+    np.testing.assert_allclose(joined(sent["r"]["embeds"]), encode_pictures(oracle, pixels, grid), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+def test_pictures_of_several_requests_share_a_call(reference, max_batch):
+    pictures = {f"r{i}": (pixels_of([grid], i), [grid]) for i, grid in enumerate(GRIDS)}
+    node = VisionEncoder(str(reference.folder), max_batch=max_batch, device="cpu")
+    inputs = {request: {"patches": pieces_of(*picture)} for request, picture in pictures.items()}
+    for seed in range(2):
+        got = run_node(node, inputs, windows={"patches": 2, "embeds": 1}, rng=random.Random(seed))
+        for request, (pixels, grids) in pictures.items():
+            wanted = encode_pictures(reference, pixels, grids)
+            np.testing.assert_allclose(joined(got[request]["embeds"]), wanted, atol=1e-5, rtol=0)
+    assert not node._streams
+
+
+def test_rows_fill_packets_and_none_is_too_large():
+    sent = packets(Array.of(np.arange(200 * 3584, dtype=np.float32).reshape(200, 3584)))
+    assert [len(packet.values) for packet in sent] == [73, 73, 54]
+    assert max(map(packet_bytes, sent)) <= max_packet_bytes(Embeddings)
+    np.testing.assert_array_equal(joined(sent).ravel(), np.arange(200 * 3584))
+
+
+def test_nothing_is_taken_while_rows_wait_for_room(reference, monkeypatch):
+    monkeypatch.setattr(
+        "omni_nodes.qwen2_5_omni.vision_encoder.HEADER_BYTES", (1 << 20) - 64 * 4 * 10
+    )  # 10 rows a packet
+    grids = [(1, 10, 10), (1, 10, 10)]
+    node = VisionEncoder(str(reference.folder), device="cpu")
+    run = NodeRun(node, windows={"patches": 2, "embeds": 1})
+    run.paused.add("r")
+    run.open("r", {"patches": pieces_of(pixels_of(grids), grids)})
+    run.run()
+    assert [len(packet.values) for packet in node._streams["r"].outgoing] == [10, 5]
+    assert not node._streams["r"].pieces
+    run.paused.clear()
+    run.run()
+    assert run.complete("r")
+    assert [len(packet.values) for packet in run.outputs["r"]["embeds"]] == [10, 10, 5] * 2
+
+
+@pytest.mark.parametrize(
+    ("patches", "message"),
+    [
+        (
+            pieces_of(pixels_of([(1, 4, 6)]), [(1, 4, 6)], 10)[:-1],
+            r"patches ended inside a picture of grid \(1, 4, 6\)",
+        ),
+        ([Patches(Array.empty(20, 1176), (1, 4, 6), 0)], r"a picture of 20 patches in pieces of grid \[\(1, 4, 6\)\]"),
+        (
+            [Patches(Array.empty(12, 1176), (1, 4, 6), 0, False), Patches(Array.empty(12, 1176), (1, 2, 6), 0)],
+            r"a picture of 24 patches in pieces of grid \[\(1, 2, 6\), \(1, 4, 6\)\]",
+        ),
+    ],
+)
+def test_a_picture_whose_pieces_do_not_agree_fails_its_request_alone(reference, patches, message):
+    grids = [(1, 4, 6)]
+    run = NodeRun(VisionEncoder(str(reference.folder), device="cpu"))
+    run.open("bad", {"patches": patches})
+    run.open("good", {"patches": pieces_of(pixels_of(grids), grids)})
+    run.run()
+    assert set(run.errors) == {"bad"}
+    error: RequestError = run.errors["bad"]
+    assert error.code is Code.NODE_FAILED
+    with pytest.raises(RequestError, match=message):
+        raise error
+    run.close("bad")
+    run.run()
+    assert run.complete("good")
