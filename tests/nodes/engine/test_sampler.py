@@ -1,0 +1,138 @@
+"""Sampling: each step against transformers' processors, noise that depends on nothing but its key, and the right law."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+
+from omni_graph.errors import Code, RequestError
+from omni_nodes.engine.sampler import Sampler, gumbel, kept, penalise, sample
+from omni_nodes.engine.sampling import SamplingParams
+
+VOCABULARY = 50
+GOLDEN = [3_489_901_769, 171_523_410, 56_333_645]  # from a second implementation, in Python integers
+
+
+def logits_of(seed: int, size: int = VOCABULARY) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def mask_of(ids: list[int], size: int = VOCABULARY) -> torch.Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[ids] = True
+    return mask
+
+
+@given(st.integers(0, 99), st.lists(st.integers(0, VOCABULARY - 1), max_size=20), st.floats(0.5, 2.0))
+def test_penalty_equals_transformers(seed: int, ids: list[int], penalty: float) -> None:
+    scores = logits_of(seed)
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids], dtype=torch.long), scores[None].clone())
+    assert torch.equal(penalise(scores, mask_of(ids), penalty), theirs[0])
+
+
+@given(st.integers(0, 99), st.integers(1, 60), st.floats(0.05, 0.99))
+def test_kept_ids_equal_transformers(seed: int, top_k: int, top_p: float) -> None:
+    scores = logits_of(seed)
+    theirs = TopPLogitsWarper(top_p)(None, TopKLogitsWarper(top_k)(None, scores[None]))[0]
+    ids, values = kept(scores, top_k, top_p)
+    assert sorted(ids.tolist()) == torch.isfinite(theirs).nonzero()[:, 0].tolist()
+    assert torch.equal(scores[ids], values)
+
+
+def test_ties_at_the_kth_place_all_stay() -> None:
+    ids, _ = kept(torch.tensor([1.0, 3.0, 2.0, 2.0, 0.0]), 2, 1.0)
+    assert ids.tolist() == [1, 2, 3]
+
+
+def test_greedy_is_argmax_after_penalty_and_suppression() -> None:
+    logits = torch.tensor([4.0, 3.9, 3.0, 2.0])
+    params = SamplingParams(8, repetition_penalty=2.0)
+    assert sample(logits, SamplingParams(8), node="n", position=0) == 0
+    assert sample(logits, params, node="n", position=0, seen=mask_of([0], 4)) == 1
+    assert sample(logits, params, node="n", position=0, seen=mask_of([0], 4), suppressed=mask_of([1], 4)) == 2
+
+
+def test_suppressed_ids_never_come() -> None:
+    params = SamplingParams(8, temperature=5.0, top_k=3, seed=1)
+    suppressed = mask_of(list(range(10, VOCABULARY)))
+    drawn = {sample(logits_of(0), params, node="n", position=i, suppressed=suppressed) for i in range(200)}
+    assert drawn <= set(range(10))
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 0.9), (1.5, 8, 0.95)])
+def test_frequencies_follow_the_softmax_of_what_is_kept(temperature: float, top_k: int, top_p: float) -> None:
+    draws = 4000
+    scores = logits_of(3, 20) / 2
+    params = SamplingParams(8, temperature, top_k, top_p, seed=11)
+    ids, values = kept(scores / temperature, top_k, top_p)
+    expected = torch.zeros(20).index_put((ids,), values.softmax(-1) * draws)
+    counts = torch.zeros(20)
+    for position in range(draws):
+        counts[sample(scores, params, node="n", position=position)] += 1
+    assert counts[expected == 0].sum() == 0
+    chi_square = ((counts - expected)[ids] ** 2 / expected[ids]).sum()
+    freedom = len(ids) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5  # four standard deviations; the seed is fixed
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.lists(st.integers(0, 200_000), min_size=1, max_size=20))
+def test_noise_of_an_id_does_not_depend_on_the_others(seed: int, position: int, ids: list[int]) -> None:
+    together = gumbel(torch.tensor(ids), seed, "n", position)
+    alone = [gumbel(torch.tensor([id]), seed, "n", position)[0] for id in ids]
+    assert torch.isfinite(together).all()
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_noise_changes_with_every_part_of_its_key() -> None:
+    ids = torch.arange(100)
+    one = gumbel(ids, 1, "a", 0)
+    for other in (gumbel(ids, 2, "a", 0), gumbel(ids, 1, "b", 0), gumbel(ids, 1, "a", 1), gumbel(ids + 100, 1, "a", 0)):
+        assert not (one == other).any()
+
+
+def test_noise_is_standard_gumbel() -> None:
+    noise = torch.cat([gumbel(torch.arange(2000), 5, "n", position) for position in range(20)])
+    assert abs(float(noise.mean()) - 0.5772) < 0.02
+    assert abs(float(noise.var()) - torch.pi**2 / 6) < 0.04
+
+
+def test_noise_is_the_same_for_ever() -> None:
+    """A reply must repeat on another machine and in a later release: these values are part of the format."""
+    uniform = torch.exp(-torch.exp(-gumbel(torch.tensor([0, 1, 151_643]), 42, "thinker", 7)))
+    integers = (uniform * 2**32).long().tolist()
+    assert integers == GOLDEN
+
+
+def test_logits_that_are_not_finite_fail_the_request() -> None:
+    sampler = Sampler("r1", "n", SamplingParams(8))
+    with pytest.raises(RequestError, match="token 0") as caught:
+        sampler.draw(torch.tensor([0.0, float("nan")]))
+    assert (caught.value.request, caught.value.code) == ("r1", Code.NUMERIC)
+
+
+def test_a_sampler_penalises_what_it_drew() -> None:
+    sampler = Sampler("r1", "n", SamplingParams(8, repetition_penalty=2.0), seen=torch.zeros(3, dtype=torch.bool))
+    assert [sampler.draw(torch.tensor([4.0, 3.0, 1.9])) for _ in range(4)] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("inf")),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("repetition_penalty", 0.0),
+    ],
+)
+def test_params_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is .*; allowed:"):
+        SamplingParams(**{"max_tokens": 8, name: value})
