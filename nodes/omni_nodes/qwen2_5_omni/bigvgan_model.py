@@ -24,4 +24,5 @@ class BigVGANModel:
     def vocode(self, mels: Sequence[np.ndarray]) -> np.ndarray:
         """Mels of one shape (n, bins) float32 to sound (len(mels), n * samples_per_frame) float32 within -1..1."""
         batch = torch.from_numpy(np.stack(mels)).to(self._device)
-        return self._vocoder(batch.transpose(1, 2)).reshape(len(mels), -1).numpy()
+        sound: torch.Tensor = self._vocoder(batch.transpose(1, 2))
+        return sound.reshape(len(mels), -1).numpy()

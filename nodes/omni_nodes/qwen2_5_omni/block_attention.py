@@ -77,11 +77,12 @@ def attend(
     out = functional.scaled_dot_product_attention(
         query.transpose(1, 2), _gather(key, neighbours), _gather(value, neighbours), attn_mask=neighbours.mask
     )
-    return attention.to_out[0](out.transpose(1, 2).flatten(2))
+    projected: torch.Tensor = attention.to_out[0](out.transpose(1, 2).flatten(2))
+    return projected
 
 
 def _heads(attention: reference.DiTAttention, projected: torch.Tensor) -> torch.Tensor:
-    return projected.unflatten(-1, (attention.heads, -1))
+    return projected.reshape(*projected.shape[:2], attention.heads, -1)
 
 
 def _rotate_first_head(states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

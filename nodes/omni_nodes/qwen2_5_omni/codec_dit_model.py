@@ -94,6 +94,7 @@ class CodecDiTModel:
     @torch.inference_mode()
     def start(self, voice: str, codes: Sequence[int], noise: torch.Tensor) -> WindowSolve:
         """A window over ``codes``, each in 0..code_count - 1, from ``noise`` (len(codes) * repeats, M)."""
+        assert len(noise) == len(codes) * self.repeats, (len(noise), len(codes))
         speaker, silence = self._speakers[voice]
         embedding = self._dit.text_embed.codec_embed
         rows = functional.linear(embedding(torch.tensor(codes, device=self._device)), self._code_weight)
@@ -105,7 +106,7 @@ class CodecDiTModel:
     def evaluate(self, windows: Sequence[WindowSolve]) -> None:
         """One ODE evaluation of each window: the guided velocity at its own time, and the step it allows."""
         layout = self._lay_out(tuple(window.frames for window in windows))
-        velocities = self._velocity(windows, layout).split(layout.blocks[: len(windows)])
+        velocities = torch.split(self._velocity(windows, layout), list(layout.blocks[: len(windows)]))
         for window, blocks in zip(windows, velocities, strict=True):
             window.trajectory.advance(blocks.flatten(0, 1)[: window.frames])
 
@@ -137,7 +138,8 @@ class CodecDiTModel:
             hidden = hidden + gate_a * attend(block.attn, normed, layout.rope, layout.neighbours[reach])
             hidden = hidden + gate_m * block.ff(block.ff_norm(hidden) * (1 + scale_m) + shift_m)
         scale, shift = self._last_modulation[times].unsqueeze(1).chunk(2, dim=-1)
-        return self._dit.proj_out(self._dit.norm_out.norm(hidden) * (1 + scale) + shift)
+        velocity: torch.Tensor = self._dit.proj_out(self._dit.norm_out.norm(hidden) * (1 + scale) + shift)
+        return velocity
 
     def _speaker_terms(self, voice: Voice) -> torch.Tensor:
         """(2, D): what the speaker, and below it the silent one, adds to every frame's projected input.
@@ -154,7 +156,7 @@ class CodecDiTModel:
     def _blocks(self, rows: torch.Tensor) -> torch.Tensor:
         """(frames, width) -> (blocks, B, width), the last block padded with zeros."""
         padding = -len(rows) % self.block_frames
-        return functional.pad(rows, (0, 0, 0, padding)).unflatten(0, (-1, self.block_frames))
+        return functional.pad(rows, (0, 0, 0, padding)).reshape(-1, self.block_frames, rows.shape[1])
 
     def _lay_out(self, lengths: tuple[int, ...]) -> Layout:
         """The layout of both halves; batches stay together for many evaluations, so the last one is kept."""
