@@ -18,7 +18,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
-from omni_nodes.qwen2_5_omni.tiny_config import CODEC_END, CODEC_PAD, MEL, PATCHES, SPEAKER_BOS, published_config
+from omni_nodes.qwen2_5_omni.tiny_config import (
+    CODEC_END,
+    CODEC_PAD,
+    MEL,
+    PATCHES,
+    SPEAKER_BOS,
+    TTS_TEXT_PAD,
+    published_config,
+)
 from omni_nodes.qwen2_5_omni.tiny_tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 SHAPES = ("default", "odd", "stopping")
@@ -52,7 +60,8 @@ def _write(folder: Path, seed: int, shape: str) -> None:
     _write_json(folder / "config.json", config)
     generator = torch.Generator().manual_seed(seed)
     model = _random_model(Qwen2_5OmniConfig.from_pretrained(folder), generator)
-    _set_ends(model, 3.0 if shape == "stopping" else 0.0)
+    end = _end_by_itself if shape == "stopping" else _never_end
+    end(model)
     torch.save(_speakers(config["token2wav_config"]["dit_config"], generator), folder / "spk_dict.pt")
     if shape == "odd":
         _save_as_on_hub(folder, model, config, tokenizer)
@@ -121,10 +130,21 @@ def _spread(module: nn.Module, name: str, noise: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _set_ends(model: Qwen2_5OmniForConditionalGeneration, gain: float) -> None:
-    """Scale the rows that score an end of the reply: 0 never wins against random logits, 3 wins within some tokens."""
-    model.thinker.lm_head.weight[model.config.thinker_config.eos_token_id] *= gain
-    model.talker.codec_head.weight[[CODEC_PAD, CODEC_END]] *= gain
+def _never_end(model: Qwen2_5OmniForConditionalGeneration) -> None:
+    """Score every end of reply and speech 0, which random logits always beat."""
+    model.thinker.lm_head.weight[model.config.thinker_config.eos_token_id] = 0
+    model.talker.codec_head.weight[[CODEC_PAD, CODEC_END]] = 0
+
+
+@torch.no_grad()
+def _end_by_itself(model: Qwen2_5OmniForConditionalGeneration) -> None:
+    """End replies within some tokens, by chance, and speech soon after its text, when its input is the pad embedding."""
+    model.thinker.lm_head.weight[model.config.thinker_config.eos_token_id] *= 2.6
+    pad = model.thinker.get_input_embeddings().weight[TTS_TEXT_PAD]
+    pad *= 8
+    silence = model.talker.thinker_to_talker_proj.weight @ pad
+    model.talker.codec_head.weight[CODEC_PAD] = 0
+    model.talker.codec_head.weight[CODEC_END] = silence / silence.norm() * 0.6
 
 
 def _speakers(dit: dict[str, Any], generator: torch.Generator) -> dict[str, dict[str, Any]]:

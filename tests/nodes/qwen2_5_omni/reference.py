@@ -126,7 +126,7 @@ class Reference:
         seed: int = 0,
         speech: bool = True,
     ) -> Answer:
-        """Greedy tokens, greedy codes (with the vendor's repetition penalty of 1.05), and the waveform with noise of ``seed``.
+        """Greedy tokens, greedy codes (vendor's repetition penalty of 1.05), and the waveform with the noise of ``seed``.
 
         Raises whatever transformers does, so too for a reply of one token and for speech of no code.
         """
