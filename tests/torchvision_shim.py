@@ -8,11 +8,13 @@ from the environment, in ``<sys.prefix>/reference``, so that the product is test
 
 from __future__ import annotations
 
+import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-
-import torch
+from types import ModuleType
 
 _ROI = "Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
 _GRADIENT = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
@@ -37,34 +39,45 @@ _SCHEMAS = (
     f"deform_conv2d({_DEFORM}) -> Tensor",
     f"_deform_conv2d_backward(Tensor grad, {_DEFORM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-_declared: list[torch.library.Library] = []  # a Library undeclares its operators when it is collected
+
+
+class _DeclareOperators(importlib.abc.MetaPathFinder):
+    """Finds nothing; declares the operators just before torchvision's module that expects them is imported."""
+
+    def __init__(self) -> None:
+        self._library: object = None  # a torch Library undeclares its operators when it is collected
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == "torchvision._meta_registrations" and self._library is None:
+            self._library = _declare()
+        return None
 
 
 def install() -> bool:
-    """Make ``import torchvision`` work; False when none is installed. Call it before importing transformers."""
-    if "torchvision" in sys.modules:
+    """Make ``import torchvision`` work from here on; False when none is installed. Imports nothing itself.
+
+    Call it before transformers is imported, which asks only once whether there is a torchvision.
+    """
+    if any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
         return True
     reference = str(Path(sys.prefix) / "reference")
     if reference not in sys.path:
         sys.path.append(reference)
     if importlib.util.find_spec("torchvision") is None:
         return False
-    if not _loads_by_itself():
-        _declare()
-    import torchvision  # noqa: F401  here, so that a wheel that does not fit fails at its cause
-
+    sys.meta_path.insert(0, _DeclareOperators())
     return True
 
 
-def _loads_by_itself() -> bool:
-    """A torchvision that matches torch (a CPU or CUDA pair) registers its own operators and needs no help."""
-    return "+cpu" not in torch.__version__
+def _declare() -> object:
+    """The declarations, where torch is a CPU build; a torch and torchvision that match bring their own operators."""
+    import torch
 
-
-def _declare() -> None:
-    if _declared:
-        return
+    if "+cpu" not in torch.__version__:
+        return "not needed"
     library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
         library.define(schema)
-    _declared.append(library)
+    return library
