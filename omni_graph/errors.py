@@ -82,6 +82,10 @@ class FatalNodeError(NodeError):
     """Stage code cannot go on (device lost, memory corrupt): the replica ends."""
 
 
+class LaunchError(OmniGraphError):
+    """A deployment could not be started. The message names the replica and shows its last log lines."""
+
+
 class RequestError(OmniGraphError):
     """One request did not complete. Nodes raise it to fail exactly that request; callers receive it."""
 

@@ -1,0 +1,119 @@
+"""The inside of a replica process: logs to its file, tells its parent how it is, and runs the worker.
+
+The pipe to the parent carries JSON lines one way (state and beats); the parent says nothing on it, but when it closes, the
+parent is gone and the process ends. Nothing that crosses it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from omni_graph.frames import Links
+from omni_graph.runtime.replica import ReplicaSpec, State
+from omni_graph.runtime.worker import Worker
+
+BEAT_S = 0.1
+EXIT_FAILED = 70
+
+
+def log_path(spec: ReplicaSpec) -> Path:
+    """Where a replica logs: one file per replica in the run's folder."""
+    return Path(spec.run_folder) / "logs" / (spec.name.replace("/", "-") + ".log")
+
+
+def main(spec_json: str, pipe: Connection) -> None:
+    """Entry point of the process."""
+    spec = ReplicaSpec.from_json(spec_json)
+    os.environ.update(thread_environment(spec.threads))
+    os.environ.update(spec.env)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    _log_to_file(spec)
+    parent = _Parent(pipe)
+    try:
+        worker = Worker(spec, make_links)
+    except Exception as error:
+        logging.getLogger("omni_graph.worker").critical("could not start:\n%s", traceback.format_exc())
+        parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
+        os._exit(EXIT_FAILED)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    parent.watch(worker)
+    address = worker.links.address
+    parent.tell(state=State.READY, address=asdict(address))
+    try:
+        worker.run()
+    except Exception as error:
+        logging.getLogger("omni_graph.worker").critical("ended:\n%s", traceback.format_exc())
+        parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
+        os._exit(EXIT_FAILED)
+    parent.tell(state=State.STOPPED)
+    logging.shutdown()
+    os._exit(0)  # no interpreter teardown: nothing is left to save, and torch's threads take seconds to end
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What must be set before torch is imported: the thread counts, and waiting threads that do not spin."""
+    count = str(threads)
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_WAIT_POLICY": "passive"}
+
+
+def make_links(spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
+    """ZMQ links, bound where the spec says."""
+    from omni_graph.links.sockets import ZmqLinks
+
+    return ZmqLinks(spec.name, spec.bind, types, spec.wiring)
+
+
+def _log_to_file(spec: ReplicaSpec) -> None:
+    path = log_path(spec)
+    file = path.open("a", buffering=1)
+    os.dup2(file.fileno(), sys.stdout.fileno())
+    os.dup2(file.fileno(), sys.stderr.fileno())
+    logging.basicConfig(
+        stream=file, level=spec.log_level, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s", force=True
+    )
+
+
+class _Parent:
+    """The way to the parent. Its silence for ever is fine; its end is ours."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def tell(self, **what: object) -> None:
+        try:
+            with self._lock:
+                self._pipe.send_bytes(json.dumps(what).encode())
+        except OSError:
+            os._exit(EXIT_FAILED)
+
+    def watch(self, worker: Worker) -> None:
+        """Beat, so that a long step is not taken for a dead process."""
+        threading.Thread(target=self._beat, args=(worker,), name="beat", daemon=True).start()
+        threading.Thread(target=self._until_gone, name="parent", daemon=True).start()
+
+    def _beat(self, worker: Worker) -> None:
+        last = None
+        while True:
+            time.sleep(BEAT_S)
+            beat = worker.progress()
+            if beat.in_step_s or beat != last:
+                self.tell(beat=asdict(beat))
+            last = beat
+
+    def _until_gone(self) -> None:
+        try:
+            self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            os._exit(EXIT_FAILED)

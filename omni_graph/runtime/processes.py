@@ -1,0 +1,131 @@
+"""Launcher `processes`: one process per replica, joined by ZMQ over ipc. No Ray.
+
+A fork server imports what the nodes ask for (``preload``) once; replicas are forked from it, never from this process, which
+has threads. A reader thread per replica turns its JSON lines, and its end, into Changes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from omni_graph.frames import Address, Links
+from omni_graph.runtime import child
+from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
+
+
+class ProcessHandle:
+    """A replica in a process of its own."""
+
+    def __init__(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> None:
+        self.spec = spec
+        self.state = State.LOADING
+        self.address: Address | None = None
+        self.beat = Beat()
+        self._changed = changed
+        self._log = child.log_path(spec)
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=child.main, args=(spec.to_json(), theirs), name=spec.name, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+        self._reader = threading.Thread(target=self._read, args=(ours,), name=f"watch {spec.name}", daemon=True)
+        self._reader.start()
+
+    def _read(self, pipe: Connection) -> None:
+        """Until the process has ended: its death closes the pipe at once."""
+        try:
+            while True:
+                self._on_line(json.loads(pipe.recv_bytes(maxlength=1 << 20)))
+        except (EOFError, OSError):
+            pass
+        self._process.join()
+        if self.state not in (State.FAILED, State.STOPPED):
+            self._become(State.FAILED, f"the process ended by itself: {_how(self._process.exitcode)}")
+        pipe.close()
+
+    def _on_line(self, line: Mapping[str, object]) -> None:
+        beat, address = line.get("beat"), line.get("address")
+        if isinstance(beat, dict):
+            self.beat = Beat(**beat)
+            return
+        if isinstance(address, dict):
+            self.address = Address(**address)
+        self._become(State(str(line["state"])), str(line.get("detail", "")))
+
+    def _become(self, state: State, detail: str = "") -> None:
+        self.state = state
+        self._changed(Change(self.spec.name, state, detail, self.address))
+
+    def stop(self, grace_s: float) -> None:
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join(grace_s)
+        self.kill()
+
+    def kill(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+        self._reader.join(5.0)
+
+    def log_tail(self, lines: int = 20) -> str:
+        try:
+            return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+class ProcessLauncher:
+    """Replicas as processes; ``transport`` is ``ipc``, or ``tcp`` over the loopback."""
+
+    def __init__(self, transport: str = "ipc") -> None:
+        self._transport = transport
+
+    def prepare(self, specs: Sequence[ReplicaSpec]) -> None:
+        (Path(specs[0].run_folder) / "logs").mkdir(exist_ok=True)
+        preload = sorted({module for spec in specs for module in spec.preload})
+        multiprocessing.set_forkserver_preload(["omni_graph.runtime.child", *preload])
+        before = {key: os.environ.get(key) for key in child.thread_environment(1)}
+        os.environ.update(child.thread_environment(min(spec.threads for spec in specs)))
+        try:
+            from multiprocessing import forkserver
+
+            forkserver.ensure_running()
+        finally:
+            _restore(before)
+
+    def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> ProcessHandle:
+        return ProcessHandle(spec, changed)
+
+    def bind(self, run_folder: str) -> str:
+        return f"ipc://{run_folder}/sockets" if self._transport == "ipc" else "tcp://127.0.0.1"
+
+    def gateway_links(self, types: Mapping[int, type], wiring: str, run_folder: str) -> Links:
+        """The Gateway's end."""
+        from omni_graph.links.sockets import ZmqLinks
+
+        return ZmqLinks("gateway", self.bind(run_folder), types, wiring)
+
+    def close(self) -> None:
+        pass
+
+
+def _restore(before: Mapping[str, str | None]) -> None:
+    for key, value in before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"

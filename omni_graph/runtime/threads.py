@@ -1,0 +1,100 @@
+"""Launcher `threads`: every replica a thread of this process, packets by reference.
+
+The interpreter lock is shared, and a hung node cannot be killed: it is reported stuck and left behind. The switch interval
+is shortened while replicas run, so that a computing stage does not hold up the others' credit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from omni_graph.frames import Address, Links
+from omni_graph.links.memory import MemoryHub, MemoryLinks
+from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
+from omni_graph.runtime.worker import Worker
+
+SWITCH_INTERVAL_S = 0.0005
+
+
+class ThreadHandle:
+    """A replica in a thread."""
+
+    def __init__(self, spec: ReplicaSpec, hub: MemoryHub, changed: Callable[[Change], None]) -> None:
+        self.spec = spec
+        self.state = State.LOADING
+        self.address: Address | None = None
+        self.pid = os.getpid()
+        self._hub = hub
+        self._changed = changed
+        self._worker: Worker | None = None
+        self._log: deque[str] = deque(maxlen=200)
+        self._thread = threading.Thread(target=self._run, name=spec.name, daemon=True)
+        self._thread.start()
+
+    @property
+    def beat(self) -> Beat:
+        worker = self._worker
+        return Beat() if worker is None else worker.progress()
+
+    def _run(self) -> None:
+        try:
+            self._worker = Worker(self.spec, self._links)
+            self.address = self._worker.links.address
+            self._become(State.READY)
+            self._worker.run()
+        except Exception as error:
+            self._log.extend(traceback.format_exc().splitlines())
+            logging.getLogger("omni_graph.worker").error("%s ended: %s", self.spec.name, error, exc_info=True)
+            self._become(State.FAILED, "".join(traceback.format_exception_only(error)).strip())
+            return
+        self._become(State.STOPPED)
+
+    def _links(self, spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
+        return MemoryLinks(self._hub, spec.name, spec.wiring)
+
+    def _become(self, state: State, detail: str = "") -> None:
+        self.state = state
+        self._changed(Change(self.spec.name, state, detail, self.address))
+
+    def stop(self, grace_s: float) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+        self._thread.join(grace_s)
+
+    def kill(self) -> None:
+        """A thread cannot be killed; it is told to stop and left behind."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def log_tail(self, lines: int = 20) -> str:
+        return "\n".join(list(self._log)[-lines:])
+
+
+class ThreadLauncher:
+    """Replicas as threads; ``hub`` joins them and the Gateway."""
+
+    def __init__(self) -> None:
+        self.hub = MemoryHub()
+        self._interval = sys.getswitchinterval()
+
+    def prepare(self, specs: Sequence[ReplicaSpec]) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> ThreadHandle:
+        return ThreadHandle(spec, self.hub, changed)
+
+    def bind(self, run_folder: str) -> str:
+        return "memory:"
+
+    def gateway_links(self, types: Mapping[int, type], wiring: str, run_folder: str) -> Links:
+        """The Gateway's end."""
+        return MemoryLinks(self.hub, "gateway", wiring)
+
+    def close(self) -> None:
+        sys.setswitchinterval(self._interval)
