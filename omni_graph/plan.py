@@ -15,13 +15,14 @@ from typing import Any
 
 from omni_graph.bound import MemoryBound, memory_bound
 from omni_graph.codes import FaultCode
+from omni_graph.deploy_rules import DEPLOY_RULES
 from omni_graph.errors import Fault, GraphError
 from omni_graph.facts import Facts, gather
 from omni_graph.frames import GATEWAY
 from omni_graph.graph import Graph
 from omni_graph.paths import Pair, fork_joins, reachable, topological_order
 from omni_graph.payload import max_packet_bytes, payload_fields
-from omni_graph.rules import DEPLOY_RULES, GRAPH_RULES
+from omni_graph.rules import GRAPH_RULES
 from omni_graph.spec import DeploySpec, StageSpec
 from omni_graph.suggest import suggest
 from omni_graph.wiring import Edge

@@ -1,4 +1,4 @@
-"""What a graph and its deployment must keep: one function, one code, one sentence of error for each rule.
+"""What a graph must keep: one function, one code, one sentence of error for each rule. (Deployments: deploy_rules.)
 
 Pure functions of Facts. A rule says nothing about what another rule has already refused.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from omni_graph.bound import memory_bound, size_text
 from omni_graph.codes import FaultCode
 from omni_graph.config import Config, config_of
 from omni_graph.errors import Fault, NodeError
@@ -16,7 +15,7 @@ from omni_graph.frames import GATEWAY
 from omni_graph.graph import Graph
 from omni_graph.node import params_class
 from omni_graph.paths import cycles, reachable
-from omni_graph.spec import NODE_KEYS, DeploySpec, StageSpec
+from omni_graph.spec import DeploySpec
 from omni_graph.suggest import suggest
 
 Rule = Callable[[Facts], Iterable[Fault]]
@@ -193,49 +192,6 @@ def config_values_fit(facts: Facts) -> Iterator[Fault]:
                 yield facts.graph.source.at_value(FaultCode.CONFIG_VALUE, place, f"`{key}`: {problem}")
 
 
-def stages_exist(facts: Facts) -> Iterator[Fault]:
-    """OG019: every stage of the deploy file, and every ``with:``, is a node of the graph."""
-    nodes, source = facts.spec.nodes, facts.deploy.source
-    for name, stage in facts.deploy.stages.items():
-        if name not in nodes:
-            message = f"the graph has no node `{name}`{suggest(name, nodes)}"
-            yield source.at_key(FaultCode.UNKNOWN_STAGE, ("stages", name), message)
-        if stage.with_ is not None and stage.with_ not in nodes:
-            message = f"the graph has no node `{stage.with_}`{suggest(stage.with_, nodes)}"
-            yield source.at_value(FaultCode.UNKNOWN_STAGE, ("stages", name, "with"), message)
-
-
-def shared_stages_are_simple(facts: Facts) -> Iterator[Fault]:
-    """OG020: a stage ``with:`` another has no workers of its own, and the other has."""
-    for name, stage in facts.deploy.stages.items():
-        place = ("stages", name, "with")
-        if stage.with_ is None:
-            continue
-        if stage.with_ == name or facts.deploy.stage(stage.with_).with_ is not None:
-            message = f"`{stage.with_}` has no workers of its own; name the stage whose workers both live in"
-            yield facts.deploy.source.at_value(FaultCode.SHARED_STAGE, place, message)
-        for key in _own_workers(stage):
-            message = f"`{key}` belongs to the workers of `{stage.with_}`, where `{name}` lives; set it there"
-            yield facts.deploy.source.at_key(FaultCode.SHARED_STAGE, ("stages", name, key), message)
-
-
-def _own_workers(stage: StageSpec) -> list[str]:
-    return [key for key in StageSpec.model_fields if key in stage.model_fields_set and key not in NODE_KEYS]
-
-
-def memory_is_bounded(facts: Facts) -> Iterator[Fault]:
-    """OG021: packets in flight cannot take more than ``memory_limit``."""
-    bound = memory_bound(facts.edges, facts.classes, facts.deploy)
-    limit = facts.deploy.memory_limit
-    if bound.in_flight > limit:
-        worst = max(bound.rows, key=lambda row: row.total)
-        message = (
-            f"packets in flight may take {size_text(bound.in_flight)}, over memory_limit {size_text(limit)}; the largest "
-            f"part is {worst.edge} with {size_text(worst.total)}. Lower max_requests or a window, or raise memory_limit"
-        )
-        yield facts.deploy.source.at_value(FaultCode.MEMORY, ("memory_limit",), message)
-
-
 def _at(facts: Facts, wire: PlacedWire, code: FaultCode, message: str) -> Fault:
     return facts.graph.source.at_value(code, wire.place, message, inside=("from",))
 
@@ -255,4 +211,3 @@ GRAPH_RULES: tuple[Rule, ...] = (
     config_keys_are_known,
     config_values_fit,
 )
-DEPLOY_RULES: tuple[Rule, ...] = (stages_exist, shared_stages_are_simple, memory_is_bounded)

@@ -1,0 +1,18 @@
+"""``omni-graph explain``: what an error code means and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code such as OG007.")]) -> None:
+    """Explain an error code."""
+    from omni_graph.codes import FaultCode
+    from omni_graph.explain import explanation
+    from omni_graph.suggest import suggest
+
+    if code.upper() not in {str(known) for known in FaultCode}:
+        raise typer.BadParameter(f"there is no error code `{code}`{suggest(code.upper(), FaultCode)}")
+    typer.echo(explanation(FaultCode(code.upper())))
