@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +138,10 @@ class Handle:
         if self._error is not None:
             raise self._error
         return None
+
+    def on_arrival(self, listener: Callable[[], None] | None) -> None:
+        """Call ``listener`` from another thread whenever an event arrives; for event loops."""
+        self._mailbox.on_arrival = listener
 
     @property
     def ended(self) -> bool:

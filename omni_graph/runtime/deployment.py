@@ -69,6 +69,7 @@ class Deployment:
         self.plan = plan
         self.launcher = launcher
         self.handles: dict[str, Handle] = {}
+        self._details: dict[str, str] = {}
         self._on_change = on_change
         self._started = threading.Condition()
         self._closed = threading.Event()
@@ -101,8 +102,6 @@ class Deployment:
             slow = [name for name, handle in self.handles.items() if handle.state is State.LOADING]
             raise LaunchError(f"not ready after {START_TIMEOUT_S:g} s: {', '.join(slow)}")
 
-    _details: dict[str, str] = {}
-
     def _settled(self) -> bool:
         states = {handle.state for handle in self.handles.values()}
         return State.LOADING not in states or State.FAILED in states
@@ -110,7 +109,7 @@ class Deployment:
     # ---- changes
 
     def _changed(self, change: Change) -> None:
-        self._details = {**self._details, change.name: change.detail}
+        self._details[change.name] = change.detail
         gateway = self.gateway
         if gateway is not None and not self._closed.is_set():
             if change.state is State.READY and change.address is not None:

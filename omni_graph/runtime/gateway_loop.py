@@ -30,7 +30,7 @@ class GatewayLoop:
     def __init__(self, core: GatewayCore, links: Links) -> None:
         self._core = core
         self._links = links
-        self._commands: deque[Callable[[float], None]] = deque()
+        self._commands: deque[Callable[[float], object]] = deque()
         self._listeners: dict[str, Listener] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
@@ -40,7 +40,7 @@ class GatewayLoop:
 
     def post(self, command: Callable[[GatewayCore, float], object]) -> None:
         """Run ``command(core, now)`` in the Gateway's thread, soon."""
-        self._commands.append(lambda now: command(self._core, now) and None)
+        self._commands.append(lambda now: command(self._core, now))
         self._links.wake()
 
     def call(self, command: Callable[[GatewayCore, float], R]) -> R:

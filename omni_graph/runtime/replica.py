@@ -104,9 +104,11 @@ class Handle(Protocol):
 
     spec: ReplicaSpec
     state: State
-    address: Address | None
     pid: int
-    beat: Beat
+
+    @property
+    def beat(self) -> Beat:
+        """How it gets on, as last heard."""
 
     def stop(self, grace_s: float) -> None:
         """Ask it to end, wait up to ``grace_s``, then make it."""

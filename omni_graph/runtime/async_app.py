@@ -1,0 +1,116 @@
+"""The same graph from asyncio: ``alaunch``, ``arun``, ``astream``. asyncio lives here, at the edge, and nowhere below."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from omni_graph.graph import Graph
+from omni_graph.runtime.app import App, Handle, PacketEvent, Params, Result, launch
+from omni_graph.runtime.deployment import OnChange
+from omni_graph.spec import DeploySpec
+
+
+class AsyncApp:
+    """An App whose waits are awaits. ``app`` is the App itself, for ``open``, ``status`` and the rest."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def arun(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Iterable[str] | None = None,
+        params: Params | None = None,
+        seed: int | None = None,
+        deadline_s: float | None = None,
+        folder: Path | None = None,
+    ) -> Result:
+        """One request, whole; see App.run. Cancelling the task cancels the request."""
+        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder)
+        try:
+            return await asyncio.to_thread(self.app.collect, handle)
+        finally:
+            handle.cancel()
+
+    async def astream(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Iterable[str] | None = None,
+        params: Params | None = None,
+        seed: int | None = None,
+        deadline_s: float | None = None,
+        folder: Path | None = None,
+    ) -> AsyncIterator[PacketEvent]:
+        """Packets as they arrive. Leaving the loop, or cancelling the task, cancels the request."""
+        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder)
+        try:
+            async for event in events(handle):
+                yield event
+        finally:
+            handle.cancel()
+
+    async def aclose(self) -> None:
+        """End everything; see App.close."""
+        await asyncio.to_thread(self.app.close)
+
+    async def __aenter__(self) -> AsyncApp:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+async def events(handle: Handle) -> AsyncIterator[PacketEvent]:
+    """The handle's packets, without a thread that waits for them."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    handle.on_arrival(lambda: loop.call_soon_threadsafe(arrived.set))
+    try:
+        while not handle.ended:
+            arrived.clear()
+            while (event := handle.next_now()) is not None:
+                yield event
+            if not handle.ended:
+                await arrived.wait()
+    finally:
+        handle.on_arrival(None)
+
+
+class _Launching:
+    """``async with alaunch(...)``, or ``await alaunch(...)``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._args, self._kwargs = args, kwargs
+        self._app: AsyncApp | None = None
+
+    async def _launch(self) -> AsyncApp:
+        self._app = AsyncApp(await asyncio.to_thread(launch, *self._args, **self._kwargs))
+        return self._app
+
+    def __await__(self) -> Any:
+        return self._launch().__await__()
+
+    async def __aenter__(self) -> AsyncApp:
+        return await self._launch()
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._app is not None
+        await self._app.aclose()
+
+
+def alaunch(
+    graph: Graph,
+    deploy: DeploySpec | None = None,
+    launcher: str | None = None,
+    *,
+    outputs: Iterable[str] | None = None,
+    on_change: OnChange | None = None,
+    log_level: str = "INFO",
+) -> _Launching:
+    """``launch`` for asyncio: ``async with og.alaunch(graph) as app: await app.arun(...)``."""
+    return _Launching(graph, deploy, launcher, outputs=outputs, on_change=on_change, log_level=log_level)
