@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 from omni_graph.errors import OmniGraphError
 from omni_graph.payload import Conversation
+from omni_nodes.media.limits import MediaLimits
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("audio", "image", "video")
+IMAGE_BYTES = 64_000_000
 
 
 class InvalidInput(OmniGraphError):
@@ -24,13 +26,15 @@ class InvalidInput(OmniGraphError):
 
 @dataclass(frozen=True, slots=True)
 class ConversationLimits:
-    """How long a conversation may be: messages, parts of all messages together, and bytes of one medium by kind."""
+    """How long a conversation may be: messages, parts of all messages together, and its media, raw arrays included."""
 
     messages: int = 128
     parts: int = 64
-    media_bytes: Mapping[str, int] = field(
-        default_factory=lambda: {"audio": 64 << 20, "image": 64 << 20, "video": 512 << 20}
-    )
+    media: MediaLimits = field(default_factory=MediaLimits)
+
+    def bytes_of(self, kind: str) -> int:
+        """The most bytes of one medium. A picture has no limit of its own in the table; its pixels have."""
+        return {"audio": self.media.audio_bytes, "image": IMAGE_BYTES, "video": self.media.video_bytes}[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class ConversationReader:
             raise InvalidInput(f"bytes of medium {packet.media} came; the messages name {len(self._parts)}, {due}")
         part = self._parts[expected]
         self._open.append(packet.data)
-        limit = self._limits.media_bytes[part.kind]
+        limit = self._limits.bytes_of(part.kind)
         if sum(map(len, self._open)) > limit:
             raise InvalidInput(f"{part.kind} {part.name}: more than {limit} bytes, which is the limit")
         if packet.last:
@@ -134,7 +138,11 @@ def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]
     parts = [part for message in messages if not isinstance(message.content, str) for part in message.content]
     if len(parts) > limits.parts:
         raise InvalidInput(f"messages: {len(parts)} content parts, at most {limits.parts} are allowed")
-    seen = [part.index for part in parts if isinstance(part, MediaPart)]
+    media = [part for part in parts if isinstance(part, MediaPart)]
+    images = sum(part.kind == "image" for part in media)
+    if images > limits.media.images:
+        raise InvalidInput(f"messages: {images} images, at most {limits.media.images} are allowed")
+    seen = [part.index for part in media]
     if seen != list(range(len(seen))):
         raise InvalidInput(f"messages: media are numbered {seen}; they must count 0, 1, ... in their order")
     return messages

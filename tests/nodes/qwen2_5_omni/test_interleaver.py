@@ -120,7 +120,8 @@ def test_room_is_respected_and_nothing_is_taken_without_it(node, tokens):
     run.open("r", inputs)
     run.run()
     prompt = node._prompts["r"]
-    assert (len(prompt.audio), len(prompt.vision)) == (100 - 72, 0)  # text, then 72 of the first two audio packets' rows
+    # sent: text, and a packet of 72 rows out of the first two of audio
+    assert (len(prompt.audio), len(prompt.vision)) == (100 - 72, 0)
     run.paused.clear()
     run.run()
     assert run.complete("r")

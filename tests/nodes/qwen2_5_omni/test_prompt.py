@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from omni_graph.payload import Conversation
+from omni_nodes.media.limits import MediaLimits
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 from omni_nodes.qwen2_5_omni.conversation import (
     ConversationLimits,
@@ -259,6 +260,7 @@ VIDEO = {"type": "video", "media": 0, "format": "uint8", "shape": [4, 6, 8, 3], 
         (messages_json([{**VIDEO, "sample_rate": 8000}]), "unknown field 'sample_rate'"),
         (messages_json(*["a"] * 129), "messages: 129 of them, at most 128"),
         (messages_json([{"type": "text", "text": "a"}] * 65), "messages: 65 content parts, at most 64"),
+        (messages_json([{"type": "image", "media": 0, "format": "file"}] * 17), "messages: 17 images, at most 16"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(text, message):
@@ -303,6 +305,6 @@ def test_media_get_their_bytes():
     ],
 )
 def test_packets_out_of_order_or_past_a_limit_are_refused(packets, message):
-    limits = ConversationLimits(media_bytes={"audio": 10, "image": 10, "video": 10})
+    limits = ConversationLimits(media=MediaLimits(audio_bytes=10))
     with pytest.raises(InvalidInput, match=message):
         read(*packets, limits=limits)
