@@ -16,6 +16,18 @@ ACTIVITIES = (COMPUTING, "stalled", "queued", "waiting")
 
 
 @dataclass(slots=True)
+class _EdgeCount:
+    """What left on one edge, and when the first of it did."""
+
+    first: float
+    packets: int = 0
+    bytes: int = 0
+
+    def summary(self) -> dict[str, float]:
+        return {"packets": self.packets, "bytes": self.bytes, "first_s": round(self.first, 6)}
+
+
+@dataclass(slots=True)
 class _Stage:
     """One request at one node; times in seconds since the Gateway accepted the request."""
 
@@ -26,9 +38,8 @@ class _Stage:
     resolution: float = 1e-4
     opened: float = 0.0
     ended: float | None = None
-    first_output: float | None = None
     transit: float = 0.0
-    edges: dict[int, list[int]] = field(default_factory=dict)
+    edges: dict[int, _EdgeCount] = field(default_factory=dict)
 
     def until(self, now: float, activity: str) -> None:
         """Everything since the last mark was ``self.activity``; from now on it is ``activity``."""
@@ -68,16 +79,15 @@ class _Stage:
             self.spans = kept
 
     def summary(self) -> dict[str, object]:
-        packets, size = (sum(column) for column in zip(*self.edges.values(), strict=True)) if self.edges else (0, 0)
         return {
             **{f"{activity}_s": round(seconds, 6) for activity, seconds in self.seconds.items()},
             "transit_s": round(self.transit, 6),
-            "first_output_s": None if self.first_output is None else round(self.first_output, 6),
+            "first_output_s": min((round(edge.first, 6) for edge in self.edges.values()), default=None),
             "opened_s": round(self.opened, 6),
             "ended_s": round(self.ended if self.ended is not None else self.since, 6),
-            "packets": packets,
-            "bytes": size,
-            "edges": {str(number): counts for number, counts in self.edges.items()},
+            "packets": sum(edge.packets for edge in self.edges.values()),
+            "bytes": sum(edge.bytes for edge in self.edges.values()),
+            "edges": {str(number): edge.summary() for number, edge in self.edges.items()},
             "spans": [[activity, round(start, 6), round(end, 6)] for activity, start, end in self.spans],
         }
 
@@ -113,11 +123,10 @@ class Timings:
 
     def sent(self, request: str, node: str, edge: int, size: int) -> None:
         stage = self._stages[request][node]
-        if stage.first_output is None:
-            stage.first_output = self._now(request)
-        counts = stage.edges.setdefault(edge, [0, 0])
-        counts[0] += 1
-        counts[1] += size
+        if edge not in stage.edges:
+            stage.edges[edge] = _EdgeCount(self._now(request))
+        stage.edges[edge].packets += 1
+        stage.edges[edge].bytes += size
 
     def ended(self, request: str, node: str) -> None:
         stage = self._stages[request][node]

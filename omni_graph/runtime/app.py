@@ -7,7 +7,7 @@ import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from omni_graph.errors import Code, RequestError
 from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
 from omni_graph.graph import Graph
+from omni_graph.observe.trace import Trace, make_trace
 from omni_graph.payload import merge_packets
 from omni_graph.plan import Plan, make_plan
 from omni_graph.runtime.deployment import Deployment, OnChange, make_launcher
@@ -37,14 +38,13 @@ class PacketEvent:
 
 @dataclass(frozen=True, slots=True)
 class Result(Mapping[str, Any]):
-    """A completed request: ``result["text"]`` is the output's merged packets. ``stages`` are the timings per stage."""
+    """A completed request: ``result["text"]`` is the output's merged packets; ``trace`` is where its time went."""
 
     outputs: Mapping[str, Any]
     request: str
     seed: int
     total_s: float
-    first_s: Mapping[str, float]
-    stages: Mapping[str, Any] = field(default_factory=dict)
+    trace: Trace
 
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
@@ -64,6 +64,7 @@ class Handle:
         self.request = submission.request
         self.seed = submission.seed
         self.outputs = submission.outputs
+        self.trace_id = submission.traceparent.split("-")[1]
         self.stages: Mapping[str, Any] = {}
         self.total_s = 0.0
         self._gateway = deployment.gateway
@@ -204,10 +205,16 @@ class App:
         packets: dict[str, list[Any]] = {name: [] for name in handle.outputs}
         for event in handle:
             packets[event.output].append(event.packet)
-        stages = handle.timings()
+        return Result(self.merge(packets), handle.request, handle.seed, handle.total_s, self.trace(handle))
+
+    def merge(self, packets: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """One value per output, by its type's ``merge``."""
         kinds = {name: self.plan.edges[number].type for name, number in self.plan.outputs.items()}
-        merged = {name: merge_packets(kinds[name], found) for name, found in packets.items()}
-        return Result(merged, handle.request, handle.seed, handle.total_s, first_outputs(self.plan, stages), stages)
+        return {name: merge_packets(kinds[name], found) for name, found in packets.items()}
+
+    def trace(self, handle: Handle) -> Trace:
+        """Where the time of an ended request went."""
+        return make_trace(self.plan, handle.trace_id, handle.request, handle.total_s, handle.timings())
 
     def stream(
         self,
@@ -293,6 +300,11 @@ class App:
         )
         return Handle(self._deployment, submission, inputs)
 
+    @property
+    def paused(self) -> int:
+        """Requests that wait for their caller to read."""
+        return self._deployment.paused()
+
     def status(self) -> dict[str, Any]:
         """Requests and replicas now."""
         return self._deployment.status()
@@ -308,16 +320,6 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def first_outputs(plan: Plan, stages: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds from acceptance to the first packet of each output, as its stage sent it."""
-    firsts = {}
-    for name, number in plan.outputs.items():
-        first = stages.get(plan.edges[number].writer, {}).get("first_output_s")
-        if first is not None:
-            firsts[name] = float(first)
-    return firsts
 
 
 def launch(

@@ -135,11 +135,16 @@ class Deployment:
 
     # ---- status and end
 
+    def paused(self) -> int:
+        """Requests that wait for their caller to read."""
+        assert self.gateway is not None
+        return self.gateway.call(lambda core, now: len(core.paused()))
+
     def status(self) -> dict[str, Any]:
         """Requests and replicas, as interfaces.md gives it."""
         assert self.gateway is not None
-        counts, running, waiting, load = self.gateway.call(
-            lambda core, now: (dict(core.counts), core.running, core.waiting, dict(core.load()))
+        counts, running, waiting, load, paused = self.gateway.call(
+            lambda core, now: (dict(core.counts), core.running, core.waiting, dict(core.load()), len(core.paused()))
         )
         stages: dict[str, Any] = {}
         for name in self.stages:
@@ -150,7 +155,7 @@ class Deployment:
         return {
             "graph": self.plan.graph,
             "launcher": type(self.launcher).__name__.removesuffix("Launcher").lower() + "s",
-            "requests": {"running": running, "waiting": waiting, **counts},
+            "requests": {"running": running, "waiting": waiting, "paused": paused, **counts},
             "stages": stages,
         }
 
