@@ -1,0 +1,168 @@
+"""The Talker's tensors: prompt states, thoughts and codes to decoder rows, hidden states to the next code.
+
+Never looks at a port. Formulas are those of transformers' Qwen2_5OmniTalkerForConditionalGeneration, with the two codec
+embeddings on the last prompt rows that 5.23 leaves out when there is no padding (the model was trained with them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from omni_graph.errors import Code, RequestError
+from omni_nodes.engine.engine import Engine, EngineLimits
+from omni_nodes.engine.sampler import Sampler
+from omni_nodes.engine.sampling import SamplingParams
+from omni_nodes.engine.scheduler import Grant, Plan
+from omni_nodes.engine.sequence import Rows
+from omni_nodes.payloads import PromptStates, Thought
+from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint
+from omni_nodes.qwen2_5_omni.weights import Speaker, TalkerModules, embedding_rows
+from omni_nodes.tensors import to_tensor
+
+NODE = "talker"  # names this node's draws in the sampling noise
+BEGINNING = 2  # rows after the prompt: the speaker's first, and the first thought
+
+
+@dataclass(slots=True)
+class _Speech:
+    """One request: what was fed, and what the next draw depends on."""
+
+    sampler: Sampler
+    speaker: str
+    prompt: int = 0
+    next_position: int = 0
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """``logits`` (V,) of a request's next code."""
+
+    request: str
+    logits: torch.Tensor
+
+
+class TalkerModel:
+    """The Talker's decoder, projection and head behind an engine. E is its embedding size, V its codes."""
+
+    def __init__(
+        self, modules: TalkerModules, checkpoint: Checkpoint, speakers: Mapping[str, Speaker], limits: EngineLimits
+    ) -> None:
+        self._embed = modules.embedding
+        self._codec_head = modules.codec_head
+        self._settings = checkpoint.settings.talker
+        self._engine = Engine(modules.decoder, limits, modules.projection)
+        self._requests: dict[str, _Speech] = {}
+        self._device, self._dtype = self._embed.weight.device, self._embed.weight.dtype
+        self._suppressed = self._mask(checkpoint.settings.suppressed_codes)
+        self._prompt_codes = self._mask(self._settings.prompt_codes)
+        names = list(speakers)
+        text = [self._settings.text_end, self._settings.text_pad, *(speakers[name].bos_token for name in names)]
+        rows = embedding_rows(checkpoint, text).to(self._device, self._dtype)
+        self._text_end, self._text_pad = rows[0:1], rows[1:2]
+        self._speaker_rows = {name: row[None] for name, row in zip(names, rows[2:])}
+
+    def speech_left(self, prompt: int) -> int:
+        """How many codes fit behind a prompt of so many rows; below 1: none."""
+        return self._engine.capacity - prompt - BEGINNING
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks nobody holds."""
+        return self._engine.kv.pool.free
+
+    def open(self, request: str, sampling: SamplingParams, speaker: str) -> None:
+        """Begin a request with no prompt yet; ``speaker`` is a key of the speakers."""
+        sampler = Sampler(request, NODE, sampling, self._prompt_codes.clone(), self._suppressed)
+        self._requests[request] = _Speech(sampler, speaker)
+        self._engine.open(request)
+
+    def close(self, request: str) -> None:
+        """Forget a request, its KV included; idempotent."""
+        self._requests.pop(request, None)
+        self._engine.close(request)
+
+    def waiting(self, request: str) -> int:
+        """Rows fed and not yet computed."""
+        return self._engine.waiting(request)
+
+    def feed_prompt(self, request: str, packet: PromptStates) -> None:
+        """Append prompt rows; the node has seen to it that they fit."""
+        state = self._requests[request]
+        rows = self._rows(request, to_tensor(packet.states, self._device))
+        state.prompt += len(rows)
+        state.next_position = packet.next_position
+        reply = BEGINNING + min(state.sampler.params.max_tokens, self.speech_left(state.prompt))
+        self._engine.feed(request, Rows(rows, to_tensor(packet.positions, self._device)), reply=reply)
+
+    @torch.inference_mode()
+    def begin(self, request: str, thought: Thought) -> None:
+        """Append the two rows that the first code needs: the speaker, and the first thought."""
+        state = self._requests[request]
+        state.begun = True
+        speaker = self._speaker_rows[state.speaker] + self._embedded(self._settings.codec_pad)
+        first = self._rows(request, to_tensor(thought.state, self._device))
+        rows = torch.cat([speaker, first + self._embedded(self._settings.codec_start)])
+        self._feed_reply(request, rows, state.next_position)
+
+    @torch.inference_mode()
+    def feed_code(self, request: str, code: int, thought: Thought) -> None:
+        """Append the code said last, with the thought that goes with the next."""
+        text = self._rows(request, to_tensor(thought.state, self._device))
+        self._feed_spoken(request, code, text)
+
+    def feed_code_after_text(self, request: str, code: int, *, first: bool) -> None:
+        """Append the code said last where the text has ended: its end mark the ``first`` time, then padding for ever."""
+        self._feed_spoken(request, code, self._text_end if first else self._text_pad)
+
+    def plan(self, room: Mapping[str, int]) -> Plan:
+        """Who advances; ``room`` is how many rows each request may compute."""
+        return self._engine.plan(room)
+
+    def check(self, plan: Plan) -> None:
+        """Raises RequestError for the request that the plan gives up for want of KV."""
+        self._engine.check(plan)
+
+    @torch.inference_mode()
+    def run(self, grants: tuple[Grant, ...]) -> list[Prediction]:
+        """One packed forward, and the head once over all rows that predict a code."""
+        computed = self._engine.run(grants)
+        predicting = [c for c in computed if c.complete and self._requests[c.request].begun]
+        if not predicting:
+            return []
+        logits = self._codec_head(torch.stack([c.hidden[-1] for c in predicting]))
+        return [Prediction(c.request, row) for c, row in zip(predicting, logits)]
+
+    def choose(self, prediction: Prediction) -> int:
+        """The next code. Raises RequestError where the logits are not finite."""
+        return self._requests[prediction.request].sampler.draw(prediction.logits)
+
+    @torch.inference_mode()
+    def _feed_spoken(self, request: str, code: int, text: torch.Tensor) -> None:
+        state = self._requests[request]
+        self._feed_reply(request, self._embedded(code) + text, state.next_position + state.sampler.drawn + 1)
+
+    def _feed_reply(self, request: str, rows: torch.Tensor, position: int) -> None:
+        """Append rows whose positions go on from ``position`` on all three axes."""
+        positions = torch.arange(position, position + len(rows), device=self._device).expand(3, -1)
+        self._engine.feed(request, Rows(rows, positions))
+
+    def _embedded(self, code: int) -> torch.Tensor:
+        """(1, E)."""
+        return self._embed.weight[code][None]
+
+    def _rows(self, request: str, states: torch.Tensor) -> torch.Tensor:
+        size = self._settings.embedding_size
+        if states.ndim != 2 or states.shape[1] != size:
+            message = f"states are {tuple(states.shape)}; allowed: (n, {size})"
+            raise RequestError(request, Code.NODE_FAILED, message)
+        return states.to(self._dtype)
+
+    def _mask(self, codes: Iterable[int]) -> torch.Tensor:
+        """(V,) bool, True at ``codes``."""
+        mask = torch.zeros(self._settings.decoder.vocab_size, dtype=torch.bool)
+        mask[sorted(codes)] = True
+        return mask.to(self._device)

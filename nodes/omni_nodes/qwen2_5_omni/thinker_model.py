@@ -1,0 +1,167 @@
+"""The Thinker's tensors: prompt segments and token ids to decoder rows, hidden states to packets and to the next token.
+
+Never looks at a port or at text. Formulas are those of transformers' Qwen2_5OmniForConditionalGeneration.generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from omni_graph.errors import Code, RequestError
+from omni_graph.payload import max_packet_bytes
+from omni_nodes.engine.engine import Computed, Engine, EngineLimits
+from omni_nodes.engine.sampler import Sampler
+from omni_nodes.engine.sampling import SamplingParams
+from omni_nodes.engine.scheduler import Grant, Plan
+from omni_nodes.engine.sequence import Rows
+from omni_nodes.payloads import PromptSegment, PromptStates, Thought
+from omni_nodes.qwen2_5_omni.weights import ThinkerModules
+from omni_nodes.tensors import from_tensor, to_tensor
+
+NODE = "thinker"  # names this node's draws in the sampling noise
+HEADER_BYTES = 64
+POSITION_BYTES = 3 * 8
+
+
+@dataclass(slots=True)
+class _Prompted:
+    """One request: what was fed, and what the next draw depends on. ``media`` has a byte for each prompt row, 1 at media."""
+
+    sampler: Sampler
+    media: bytearray = field(default_factory=bytearray)
+    next_position: int = 0
+    complete: bool = False
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What one step gave a request: hidden states, and ``logits`` (V,) where they predict a token."""
+
+    computed: Computed
+    logits: torch.Tensor | None
+
+    @property
+    def request(self) -> str:
+        return self.computed.request
+
+
+class ThinkerModel:
+    """The Thinker's decoder and head behind an engine. H is its hidden size, V its vocabulary."""
+
+    def __init__(self, modules: ThinkerModules, limits: EngineLimits) -> None:
+        self._embed = modules.decoder.embed_tokens
+        self._lm_head = modules.lm_head
+        self._engine = Engine(modules.decoder, limits)
+        self._requests: dict[str, _Prompted] = {}
+        self.vocabulary, self.hidden_size = self._embed.weight.shape
+        row_bytes = self.hidden_size * self._embed.weight.dtype.itemsize + POSITION_BYTES
+        self.rows_a_packet = max(1, (max_packet_bytes(PromptStates) - HEADER_BYTES) // row_bytes)
+
+    @property
+    def capacity(self) -> int:
+        """Rows one request may hold, prompt and reply together."""
+        return self._engine.capacity
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks nobody holds."""
+        return self._engine.kv.pool.free
+
+    def open(self, request: str, sampling: SamplingParams) -> None:
+        """Begin a request with no prompt yet."""
+        penalised = sampling.repetition_penalty != 1.0
+        seen = torch.zeros(self.vocabulary, dtype=torch.bool, device=self._embed.weight.device) if penalised else None
+        self._requests[request] = _Prompted(Sampler(request, NODE, sampling, seen))
+        self._engine.open(request)
+
+    def close(self, request: str) -> None:
+        """Forget a request, its KV included; idempotent."""
+        self._requests.pop(request, None)
+        self._engine.close(request)
+
+    def waiting(self, request: str) -> int:
+        """Rows fed and not yet computed."""
+        return self._engine.waiting(request)
+
+    @torch.inference_mode()
+    def feed_prompt(self, request: str, segment: PromptSegment) -> None:
+        """Append a segment; its ids are in the vocabulary and leave room for a reply (the node has seen to both)."""
+        state = self._requests[request]
+        device, dtype = self._embed.weight.device, self._embed.weight.dtype
+        ids = to_tensor(segment.token_ids, device)
+        media = segment.modality != "text"
+        rows = to_tensor(segment.embeddings, device).to(dtype) if media else self._embed(ids)
+        if rows.shape != (len(ids), self.hidden_size):
+            seen, allowed = tuple(rows.shape), (len(ids), self.hidden_size)
+            message = f"{segment.modality} embeddings are {seen}; allowed: {allowed}"
+            raise RequestError(request, Code.NODE_FAILED, message)
+        state.media.extend(bytes([media]) * len(ids))
+        state.next_position, state.complete = segment.next_position, segment.last
+        if state.sampler.seen is not None:
+            state.sampler.seen[ids] = True
+        reply = min(state.sampler.params.max_tokens, self.capacity - len(state.media))
+        self._engine.feed(request, Rows(rows, to_tensor(segment.positions, device)), reply=reply)
+
+    @torch.inference_mode()
+    def feed_token(self, request: str, token: int) -> None:
+        """Append a reply token, the last one that ``choose`` gave; all three axes go on by one a token."""
+        state = self._requests[request]
+        device = self._embed.weight.device
+        position = state.next_position + len(state.tokens) - 1
+        rows = Rows(self._embed(torch.tensor([token], device=device)), torch.full((3, 1), position, device=device))
+        self._engine.feed(request, rows)
+
+    def plan(self, room: Mapping[str, int]) -> Plan:
+        """Who advances; ``room`` is how many rows each request may compute."""
+        return self._engine.plan(room)
+
+    def check(self, plan: Plan) -> None:
+        """Raises RequestError for the request that the plan gives up for want of KV."""
+        self._engine.check(plan)
+
+    @torch.inference_mode()
+    def run(self, grants: tuple[Grant, ...]) -> list[Advance]:
+        """One packed forward, and the head once over all rows that predict a token."""
+        computed = self._engine.run(grants)
+        predicting = [c for c in computed if c.complete and self._requests[c.request].complete]
+        if not predicting:
+            return [Advance(c, None) for c in computed]
+        logits = self._lm_head(torch.stack([c.hidden[-1] for c in predicting]))
+        by_request = dict(zip((c.request for c in predicting), logits))
+        return [Advance(c, by_request.get(c.request)) for c in computed]
+
+    def choose(self, advance: Advance) -> int:
+        """The token that ``advance`` predicts. Raises RequestError where the logits are not finite."""
+        assert advance.logits is not None
+        state = self._requests[advance.request]
+        token = state.sampler.draw(advance.logits)
+        state.tokens.append(token)
+        return token
+
+    @torch.inference_mode()
+    def prompt_states(self, advance: Advance) -> Iterator[PromptStates]:
+        """The packets of the prompt rows in ``advance``: hidden + embedding, the embedding zeroed at media."""
+        computed, state = advance.computed, self._requests[advance.request]
+        start, count = computed.start, max(0, min(len(computed.rows), len(state.media) - computed.start))
+        media = torch.tensor(list(state.media[start : start + count]), dtype=torch.bool, device=computed.hidden.device)
+        embeddings = computed.rows.embeddings[:count].masked_fill(media[:, None], 0)
+        states, positions = computed.hidden[:count] + embeddings, computed.rows.positions[:, :count]
+        for first in range(0, count, self.rows_a_packet):
+            end = min(first + self.rows_a_packet, count)
+            last = state.complete and start + end == len(state.media)
+            yield PromptStates(
+                from_tensor(states[first:end]), from_tensor(positions[:, first:end]), state.next_position, last
+            )
+
+    @torch.inference_mode()
+    def thought(self, advance: Advance) -> Thought | None:
+        """The Thought of the reply token in ``advance``; None where its rows are the prompt's."""
+        computed, state = advance.computed, self._requests[advance.request]
+        if computed.start < len(state.media):
+            return None
+        token = state.tokens[computed.start - len(state.media)]
+        return Thought(from_tensor(computed.hidden + computed.rows.embeddings), token)

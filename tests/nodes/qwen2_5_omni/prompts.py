@@ -1,0 +1,91 @@
+"""Prompts for the Thinker's and the Talker's tests: the reference's inputs, cut into the segments an interleaver would send.
+
+Media rows and positions come from transformers' own towers and get_rope_index, so these tests stand without our encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from omni_graph.payload import Array
+from omni_graph.testing import run_node
+from omni_nodes.payloads import PromptSegment
+from omni_nodes.tensors import from_tensor
+from tests.nodes.qwen2_5_omni.reference import Reference
+
+QUESTION = "describe the audio and the video, please"
+Packets = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+def text_inputs(reference: Reference, text: str) -> dict[str, torch.Tensor]:
+    """What the processor makes of a text."""
+    return reference.inputs([{"role": "user", "content": [{"type": "text", "text": text}]}])
+
+
+def segments(reference: Reference, inputs: Mapping[str, Any], most: int = 1000) -> list[PromptSegment]:
+    """``inputs`` as prompt segments of at most ``most`` rows, each of one modality."""
+    thinker = reference.model.thinker
+    ids: torch.Tensor = inputs["input_ids"][0]
+    config = thinker.config
+    kinds = {config.audio_token_id: "audio", config.image_token_id: "image", config.video_token_id: "video"}
+    rows = _media_rows(thinker, inputs)
+    mel = inputs.get("feature_attention_mask")
+    positions, _ = thinker.get_rope_index(
+        inputs["input_ids"],
+        inputs.get("image_grid_thw"),
+        inputs.get("video_grid_thw"),
+        inputs["attention_mask"],
+        False,
+        None if mel is None else mel.sum(-1),
+        inputs.get("video_second_per_grid"),
+    )
+    modalities = [kinds.get(int(id), "text") for id in ids]
+    found: list[PromptSegment] = []
+    start = 0
+    for modality, group in groupby(modalities):
+        left = len(list(group))
+        while left:
+            end = start + min(left, most)
+            embeddings = Array.empty(0, 0)
+            if modality != "text":
+                embeddings = from_tensor(rows[modality][: end - start])
+                rows[modality] = rows[modality][end - start :]
+            found.append(
+                PromptSegment(
+                    from_tensor(ids[start:end]),
+                    from_tensor(positions[:, 0, start:end].long()),
+                    modality,
+                    "user",
+                    embeddings,
+                    int(positions[:, 0, :end].max()) + 1,
+                    end == len(ids),
+                )
+            )
+            left -= end - start
+            start = end
+    return found
+
+
+def _media_rows(thinker: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    rows: dict[str, torch.Tensor] = {}
+    if "input_features" in inputs:
+        mask = inputs["feature_attention_mask"]
+        features = inputs["input_features"].permute(0, 2, 1)[mask.bool()].permute(1, 0)
+        rows["audio"] = thinker.model.audio_tower(features, feature_lens=mask.sum(-1)).last_hidden_state
+    for modality, pixels, grid in (
+        ("image", "pixel_values", "image_grid_thw"),
+        ("video", "pixel_values_videos", "video_grid_thw"),
+    ):
+        if pixels in inputs:
+            rows[modality] = thinker.model.visual(inputs[pixels], grid_thw=inputs[grid]).pooler_output
+    return rows
+
+
+def talker_inputs(thinker: Any, prompt: Sequence[PromptSegment], max_tokens: int) -> dict[str, list[Any]]:
+    """What a Thinker node sends to the Talker for ``prompt``, greedy."""
+    sent = run_node(thinker, {"r": {"prompt": prompt}}, {"r": {"max_tokens": max_tokens}})["r"]
+    return {"prompt": sent["states"], "thought": sent["thought"]}
