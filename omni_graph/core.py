@@ -10,6 +10,7 @@ import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from omni_graph.credit import StreamReceiver
 from omni_graph.errors import Code, FatalNodeError, FlowControlError, RequestError
@@ -126,7 +127,9 @@ class WorkerCore:
 
     def _receive(self, link: LinkId, frame: Frame) -> None:
         if isinstance(frame, Data | Credit | Start | End | Stop):
-            self._on_edge(frame)
+            self._on_edge(link, frame)
+        elif isinstance(frame, Open | Close | Reset) and link != CONTROL:
+            raise FlowControlError(f"{type(frame).__name__} from {link.peer}: only the Gateway's control link carries it")
         elif isinstance(frame, Open):
             self._on_open(frame)
         elif isinstance(frame, Close | Reset):
@@ -136,20 +139,22 @@ class WorkerCore:
         elif not isinstance(frame, Pong | Goaway):
             raise FlowControlError(f"{type(frame).__name__} is no frame for a worker")
 
-    def _on_edge(self, frame: Data | Credit | Start | End | Stop) -> None:
+    def _on_edge(self, link: LinkId, frame: Data | Credit | Start | End | Stop) -> None:
         opened = self._requests.get(frame.request)
         if opened is None or opened.attempt != frame.attempt:
             self.dropped[type(frame).__name__] += 1
             return
         if isinstance(frame, Credit | Stop):
-            self._on_demand(opened, frame)
+            self._on_demand(opened, link, frame)
         else:
-            self._on_supply(opened, frame)
+            self._on_supply(opened, link, frame)
 
-    def _on_demand(self, opened: _Request, frame: Credit | Stop) -> None:
+    def _on_demand(self, opened: _Request, link: LinkId, frame: Credit | Stop) -> None:
         stream = opened.outs.get(frame.edge)
-        if stream is None:
-            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which this replica does not write")
+        if stream is None or stream.link != link:
+            raise FlowControlError(
+                f"{type(frame).__name__} on edge {frame.edge}, which this replica does not write to {link.peer}"
+            )
         if isinstance(frame, Stop):
             stream.flow.on_stop()
         else:
@@ -159,10 +164,12 @@ class WorkerCore:
             self._emit(stream.link, end)
         self._nodes[stream.edge.writer].room_changed(frame.request)
 
-    def _on_supply(self, opened: _Request, frame: Data | Start | End) -> None:
+    def _on_supply(self, opened: _Request, link: LinkId, frame: Data | Start | End) -> None:
         stream = opened.ins.get(frame.edge)
-        if stream is None:
-            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which this replica does not read")
+        if stream is None or stream.link != link:
+            raise FlowControlError(
+                f"{type(frame).__name__} on edge {frame.edge}, which this replica does not read from {link.peer}"
+            )
         node = self._nodes[stream.edge.reader]
         if isinstance(frame, Start):
             self._emit(stream.link, stream.on_start())
@@ -183,9 +190,10 @@ class WorkerCore:
     def _on_open(self, frame: Open) -> None:
         if frame.request in self._requests:
             raise FlowControlError(f"a second Open of {frame.request}, which is open here")
-        opened = self._requests[frame.request] = _Request(frame.attempt)
+        params = _params_of(frame)
+        opened = _Request(frame.attempt)
         self._make_streams(opened, frame)
-        params = json.loads(frame.params)
+        self._requests[frame.request] = opened
         for node in opened.nodes:
             try:
                 node.node.open(frame.request, make_params(type(node.node), params.get(node.name, {}), frame.seed))
@@ -262,13 +270,16 @@ class WorkerCore:
         return any(stream.link == link and stream.started for stream in opened.ins.values())
 
     def _fail(self, requests: Iterable[str], node: str, error: Exception) -> None:
-        """Fail requests with what the node raised; the traceback goes into the detail."""
-        code = error.code if isinstance(error, RequestError) else Code.NODE_FAILED
-        message = error.message if isinstance(error, RequestError) else "".join(traceback.format_exception(error))
+        """Fail requests with what the node raised: one line, and below it the traceback as the detail."""
+        if isinstance(error, RequestError):
+            code, message = error.code, error.message
+        else:
+            code, message = Code.NODE_FAILED, f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
+            message += "\n" + "".join(traceback.format_exception(error))[-7000:]
         for request in requests:
             opened = self._requests.get(request)
             if opened is not None:
-                self._report(Report(request, opened.attempt, code, node, message[-8000:]))
+                self._report(Report(request, opened.attempt, code, node, message))
 
     # ---- slices
 
@@ -318,6 +329,16 @@ class WorkerCore:
             )
             for request, opened in self._requests.items()
         )
+
+
+def _params_of(frame: Open) -> dict[str, dict[str, Any]]:
+    try:
+        params = json.loads(frame.params)
+    except ValueError as error:
+        raise FlowControlError(f"Open of {frame.request}: params are no JSON: {error}") from error
+    if not isinstance(params, dict) or not all(isinstance(values, dict) for values in params.values()):
+        raise FlowControlError(f"Open of {frame.request}: params must be {{node: {{name: value}}}}")
+    return params
 
 
 def is_fatal(error: Exception) -> bool:

@@ -87,12 +87,15 @@ class LaunchError(OmniGraphError):
 
 
 class RequestError(OmniGraphError):
-    """One request did not complete. Nodes raise it to fail exactly that request; callers receive it."""
+    """One request did not complete. Nodes raise it to fail exactly that request; callers receive it.
+
+    ``message`` is one line; what follows it in the text given (a node's traceback) is ``detail``.
+    """
 
     def __init__(self, request: str, code: Code | str, message: str, *, stage: str = "", retryable: bool | None = None):
         self.request = request
         self.code = Code(code)
-        self.message = message
+        self.message, _, self.detail = message.partition("\n")
         self.stage = stage
         self.retryable = self.code in RETRYABLE if retryable is None else retryable
         super().__init__(request, self.code, message)

@@ -69,7 +69,12 @@ class Trace:
 
     def write(self, path: Path) -> None:
         """One line for the request, one per stage, one per edge."""
-        head = {"type": "request", "trace_id": self.trace_id, "request": self.request, "graph": self.graph}
+        head: dict[str, Any] = {
+            "type": "request",
+            "trace_id": self.trace_id,
+            "request": self.request,
+            "graph": self.graph,
+        }
         head |= {"total_s": self.total_s, "first_text_s": self.first_text_s, "first_audio_s": self.first_audio_s}
         lines: list[Mapping[str, Any]] = [head]
         lines += [{"type": "stage", "stage": name, **stage} for name, stage in self.stages.items()]
@@ -104,10 +109,10 @@ def read_trace(path: Path) -> Trace:
         raise TraceError(f"{path}: a trace has one line of type 'request'; this file has {len(heads)}")
     stages = {str(one["stage"]): EMPTY | one for one in records if one["type"] == "stage"}
     edges = {str(one["edge"]): one for one in records if one["type"] == "edge"}
+    keys = ("trace_id", "request", "graph", "total_s", "first_text_s", "first_audio_s")
     try:
-        keys = ("trace_id", "request", "graph", "total_s", "first_text_s", "first_audio_s")
         flows = {name: {"packets": int(e["packets"]), "bytes": int(e["bytes"])} for name, e in edges.items()}
-        return Trace(*(heads[0][key] for key in keys), stages, flows)
+        return Trace(**{key: heads[0][key] for key in keys}, stages=stages, edges=flows)
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"{path}: not a trace of this version: {error!r}") from None
 

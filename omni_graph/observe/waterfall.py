@@ -39,17 +39,16 @@ def waterfall(trace: Trace, width: int = WIDTH) -> RenderableType:
 
 def _bar(stage: Mapping[str, Any], total: float, width: int) -> Text:
     """Each cell shows what took most of its time; nothing before the stage opened and after it ended."""
-    weight: list[dict[str, float]] = [{} for _ in range(width)]
+    cells: list[dict[str, float]] = [{} for _ in range(width)]
     scale = width / total if total > 0 else 0.0
     for activity, start, end in stage["spans"]:
         first, last = start * scale, min(end * scale, width)
-        for cell in range(int(first), min(int(last) + 1, width)):
-            covered = min(last, cell + 1) - max(first, cell)
-            weight[cell][activity] = weight[cell].get(activity, 0.0) + max(0.0, covered)
+        for index in range(int(first), min(int(last) + 1, width)):
+            covered = min(last, index + 1) - max(first, index)
+            cells[index][activity] = cells[index].get(activity, 0.0) + max(0.0, covered)
     bar = Text()
-    for cell in weight:
-        activity = max(cell, key=lambda key: (cell[key], key == "computing")) if cell else None
-        symbol, style = LOOK[activity] if activity in LOOK else (" ", "")
+    for cell in cells:
+        symbol, style = LOOK[max(cell, key=cell.__getitem__)] if cell else (" ", "")
         bar.append(symbol, style=style)
     return bar
 

@@ -69,7 +69,11 @@ class AsyncApp:
 async def events(handle: Handle) -> AsyncIterator[PacketEvent]:
     """The handle's packets, without a thread that waits for them."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-    handle.on_arrival(lambda: loop.call_soon_threadsafe(arrived.set))
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(arrived.set)
+
+    handle.on_arrival(wake)
     try:
         while not handle.ended:
             arrived.clear()

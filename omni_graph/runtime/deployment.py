@@ -88,7 +88,7 @@ class Deployment:
 
     def _start(self) -> None:
         self.launcher.prepare(self._specs)
-        types = {edge.number: edge.type for edge in self.plan.edges if edge.is_input or edge.is_output}
+        types = {edge.number: edge.type for edge in self.plan.edges}
         links = self.launcher.gateway_links(types, self.plan.wiring, self.run_folder)
         self.gateway = GatewayLoop(GatewayCore(topology(self.plan), links.address), links)
         for spec in self._specs:
