@@ -163,7 +163,7 @@ class Talker:
         state.complete = packet.last
         left = self._model.speech_left(state.prompt)
         if left < 1:
-            message = f"the prompt has {state.prompt} tokens; allowed with speech: {state.prompt + left - 1}"
+            message = f"the prompt has {state.prompt} tokens; allowed with speech: at most {state.prompt + left - 1}"
             raise RequestError(request, Code.INVALID_INPUT, message)
         state.limit = min(state.limit, left)
         self._model.feed_prompt(request, packet)

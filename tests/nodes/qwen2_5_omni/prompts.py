@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from omni_graph.payload import Array
 from omni_graph.testing import run_node
@@ -24,6 +26,15 @@ Packets = Mapping[str, Mapping[str, Sequence[Any]]]
 def text_inputs(reference: Reference, text: str) -> dict[str, torch.Tensor]:
     """What the processor makes of a text."""
     return reference.inputs([{"role": "user", "content": [{"type": "text", "text": text}]}])
+
+
+def media_inputs(reference: Reference) -> dict[str, Any]:
+    """A prompt with text, 2.5 s of sound and a picture."""
+    rng = np.random.default_rng(0)
+    audio = (0.3 * np.sin(np.arange(40_000) / 20) + 0.01 * rng.standard_normal(40_000)).astype(np.float32)
+    picture = Image.fromarray(rng.integers(0, 255, (56, 84, 3), dtype=np.uint8))
+    parts = [{"type": "text", "text": "describe"}, {"type": "audio", "audio": "x"}, {"type": "image", "image": "x"}]
+    return reference.inputs([{"role": "user", "content": parts}], [audio], [picture])
 
 
 def segments(reference: Reference, inputs: Mapping[str, Any], most: int = 1000) -> list[PromptSegment]:

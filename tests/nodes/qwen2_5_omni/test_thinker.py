@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.payload import Array, TextDelta
@@ -19,7 +18,7 @@ from omni_graph.testing import run_node
 from omni_graph.testing.run import NodeRun
 from omni_nodes.payloads import PromptSegment, PromptStates
 from omni_nodes.qwen2_5_omni.thinker import Thinker
-from tests.nodes.qwen2_5_omni.prompts import QUESTION, segments, text_inputs
+from tests.nodes.qwen2_5_omni.prompts import QUESTION, media_inputs, segments, text_inputs
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 TOKENS = 12
@@ -104,14 +103,6 @@ def test_media_prompts_equal_transformers_however_they_are_cut(
     assert usage["prompt.audio"] > 0
     assert usage["prompt.image"] > 0
     assert sum(usage.values()) == inputs["input_ids"].shape[1] + TOKENS
-
-
-def media_inputs(reference: Reference) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    audio = (0.3 * np.sin(np.arange(40_000) / 20) + 0.01 * rng.standard_normal(40_000)).astype(np.float32)
-    picture = Image.fromarray(rng.integers(0, 255, (56, 84, 3), dtype=np.uint8))
-    parts = [{"type": "text", "text": "describe"}, {"type": "audio", "audio": "x"}, {"type": "image", "image": "x"}]
-    return reference.inputs([{"role": "user", "content": parts}], [audio], [picture])
 
 
 def test_repetition_penalty_covers_prompt_and_reply_as_in_transformers(thinker: Thinker, reference: Reference) -> None:
