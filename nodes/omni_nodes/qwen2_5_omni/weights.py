@@ -127,7 +127,12 @@ def load_speakers(checkpoint: Checkpoint) -> dict[str, Speaker]:
     file = checkpoint.folder / "spk_dict.pt"
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; without it there is no voice to speak with")
-    entries = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        entries = torch.load(file, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # whatever torch's restricted reader raises for a file that is more, or less, than tensors
+        raise CheckpointError(f"{file}: not a file of tensors: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise CheckpointError(f"{file}: expected a dict of speakers by name, found {type(entries).__name__}")
     return {name: _speaker(checkpoint, file, name, entry) for name, entry in entries.items()}
