@@ -129,7 +129,9 @@ class WorkerCore:
         if isinstance(frame, Data | Credit | Start | End | Stop):
             self._on_edge(link, frame)
         elif isinstance(frame, Open | Close | Reset) and link != CONTROL:
-            raise FlowControlError(f"{type(frame).__name__} from {link.peer}: only the Gateway's control link carries it")
+            raise FlowControlError(
+                f"{type(frame).__name__} from {link.peer}: only the Gateway's control link carries it"
+            )
         elif isinstance(frame, Open):
             self._on_open(frame)
         elif isinstance(frame, Close | Reset):

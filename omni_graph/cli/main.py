@@ -22,11 +22,14 @@ FAILED, INVALID_GRAPH = 1, 3
 
 # name -> module:function; the function's docstring is its help
 COMMANDS = {
+    "run": "omni_graph.cli.run:run",
     "check": "omni_graph.cli.check:check",
     "draw": "omni_graph.cli.draw:draw",
     "nodes": "omni_graph.cli.nodes:nodes",
     "schema": "omni_graph.cli.schema:schema",
     "explain": "omni_graph.cli.explain:explain",
+    "trace": "omni_graph.cli.trace:trace",
+    "checkpoint": "omni_graph.cli.checkpoint:checkpoint",
 }
 
 
@@ -48,7 +51,9 @@ class LazyGroup(TyperGroup):
 
 def _command(name: str, path: str) -> Any:
     module, _, function = path.partition(":")
-    callback: Callable[..., None] = getattr(import_module(module), function)
+    callback: Callable[..., None] | typer.Typer = getattr(import_module(module), function)
+    if isinstance(callback, typer.Typer):
+        return get_command(callback)
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(name)(callback)
     return get_command(single)

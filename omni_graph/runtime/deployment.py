@@ -154,7 +154,7 @@ class Deployment:
             stages[name] = {"state": "ready" if ready else "unavailable", "replicas": replicas}
         return {
             "graph": self.plan.graph,
-            "launcher": type(self.launcher).__name__.removesuffix("Launcher").lower() + "s",
+            "launcher": self.launcher.name,
             "requests": {"running": running, "waiting": waiting, "paused": paused, **counts},
             "stages": stages,
         }

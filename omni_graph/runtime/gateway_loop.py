@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from omni_graph.errors import Code, RequestError
-from omni_graph.frames import Address, LinkLost, Links
+from omni_graph.frames import Address, LinkLost, Links, Side
 from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, Event, Released, Submission
 
@@ -115,6 +115,7 @@ class GatewayLoop:
         timeout = 0.0 if self._commands else IDLE_POLL_S if tick is None else min(tick, IDLE_POLL_S)
         received = self._links.poll(timeout)
         now = time.monotonic()
+        received.sort(key=lambda one: one[0].side is not Side.CONTROL)  # a death is told as one, not as a lost link
         for link, frames in received:
             for frame in frames:
                 if isinstance(frame, LinkLost):

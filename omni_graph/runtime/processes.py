@@ -85,6 +85,8 @@ class ProcessHandle:
 class ProcessLauncher:
     """Replicas as processes; ``transport`` is ``ipc``, or ``tcp`` over the loopback."""
 
+    name = "processes"
+
     def __init__(self, transport: str = "ipc") -> None:
         self._transport = transport
 

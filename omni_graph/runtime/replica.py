@@ -123,6 +123,8 @@ class Handle(Protocol):
 class Launcher(Protocol):
     """Starts replicas. ``changed`` is called from any thread, with every Change of a replica's state."""
 
+    name: str
+
     def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> Handle:
         """Start one; returns at once, in state loading."""
 

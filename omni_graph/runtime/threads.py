@@ -79,6 +79,8 @@ class ThreadHandle:
 class ThreadLauncher:
     """Replicas as threads; ``hub`` joins them and the Gateway."""
 
+    name = "threads"
+
     def __init__(self) -> None:
         self.hub = MemoryHub()
         self._interval = sys.getswitchinterval()

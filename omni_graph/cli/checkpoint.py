@@ -1,0 +1,37 @@
+"""``omni-graph checkpoint tiny``: tiny random checkpoints in a family's real file layout, for trying things out."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_graph.errors import OmniGraphError
+
+GROUP = "omni_graph.tiny_checkpoints"
+
+checkpoint = typer.Typer(add_completion=False, no_args_is_help=True, help="Make checkpoints.", rich_markup_mode=None)
+
+
+@checkpoint.callback()
+def _checkpoint() -> None:
+    pass
+
+
+@checkpoint.command()
+def tiny(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A model family, such as qwen2_5_omni.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; must not exist yet.")],
+    seed: Annotated[int, typer.Option(metavar="N", help="The weights are a function of it.")] = 0,
+) -> None:
+    """Write a tiny random checkpoint in the family's real layout; transformers loads it too."""
+    builders = {one.name: one for one in entry_points(group=GROUP)}
+    if family not in builders:
+        raise typer.BadParameter(f"no family {family!r}; there are: {', '.join(sorted(builders)) or 'none'}")
+    try:
+        builders[family].load()(folder, seed=seed)
+    except (FileExistsError, ImportError) as error:
+        raise OmniGraphError(str(error)) from None
+    typer.echo(f"wrote {folder}", err=True)
