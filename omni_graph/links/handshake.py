@@ -1,15 +1,16 @@
-"""Who may talk to whom: the Hello both ends exchange, and the Refusal that ends a link with a reason.
+"""Who may talk to whom: the Hello both ends exchange, the Refusal that ends a link with a reason, and the goodbye.
 
-Both have a layout that never changes, so that two versions can tell each other what they are. Knows no socket.
+Hello and Refusal have a layout that never changes, so that two versions can tell each other what they are. A routing id
+says which side the opener takes: ``side|token|name``. Knows no socket.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omni_graph.frames import GATEWAY, PROTOCOL_VERSION, Hello, LinkId, Side
-
-REASON_CHARACTERS = 400
+from omni_graph.errors import LinkError
+from omni_graph.frames import GATEWAY, PROTOCOL_VERSION, Frame, Goaway, Hello, Leaving, LinkId, LinkLost, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,49 @@ def opens(name: str, side: Side) -> bool:
 def link_at_acceptor(opener: str, side: Side) -> LinkId:
     """The acceptor's LinkId for a link that ``opener`` opened as its ``side``."""
     return LinkId(opener, Side.READS if side is Side.WRITES else side)
+
+
+def new_routing_id(name: str, side: Side, token: str) -> bytes:
+    """What an opener calls its connection; ``token`` is never used twice."""
+    return f"{side.value}|{token}|{name}".encode()
+
+
+def caller(routing_id: bytes, ours: Hello, frames: Sequence[object]) -> LinkId:
+    """The link that an opener's first message makes, named as its acceptor does. LinkError when it may not."""
+    theirs = checked_hello(ours, frames)
+    if len(frames) != 1:
+        raise LinkError("a Hello must stand alone in its message")
+    try:
+        word, _, name = routing_id.decode().split("|", 2)
+        side = Side(word)
+    except ValueError:
+        raise LinkError("a routing id that is not side|token|name") from None
+    if name != theirs.name or not opens(name, side):
+        raise LinkError(f"{theirs.name} may not open a link as {side.value} of {name}")
+    return link_at_acceptor(name, side)
+
+
+def checked_hello(ours: Hello, frames: Sequence[object], called: str = "") -> Hello:
+    """The Hello that must come first, from whom we ``called`` if we did. LinkError when it is absent or does not fit."""
+    theirs = frames[0]
+    if not isinstance(theirs, Hello):
+        raise LinkError(f"{type(theirs).__name__} before Hello")
+    if called and theirs.name != called:
+        raise LinkError(f"{called} expected, {theirs.name} found")
+    reason = mismatch(ours, theirs)
+    if reason:
+        raise LinkError(reason)
+    return theirs
+
+
+def up_to_goodbye(frames: Sequence[Frame]) -> tuple[Sequence[Frame], bool]:
+    """The frames before the first Goaway(closing), which ends a link, and whether there was one."""
+    for index, frame in enumerate(frames):
+        if isinstance(frame, Goaway) and frame.reason is Leaving.CLOSING:
+            return frames[:index], True
+    return frames, False
+
+
+def announced(peer: str) -> LinkLost:
+    """What a Goaway(closing) from ``peer`` becomes."""
+    return LinkLost(f"{peer} is closing", announced=True)

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from omni_graph.errors import FlowControlError
-from omni_graph.frames import Address, Frame, Goaway, Hello, Leaving, LinkId, LinkLost
+from omni_graph.frames import Address, Frame, Hello, LinkId, LinkLost
 from omni_graph.links.counters import LinkCounters, Tally
-from omni_graph.links.handshake import hello, link_at_acceptor, mismatch, opens
+from omni_graph.links.handshake import announced, hello, link_at_acceptor, mismatch, opens, up_to_goodbye
 
 SCHEME = "memory:"
 Arrivals = list[tuple[LinkId, Sequence[Frame | LinkLost]]]
@@ -98,7 +98,7 @@ class MemoryLinks:
             if end is None or link in self._unread_losses:
                 self._tally.add("dropped", len(frames))
             elif frames:
-                self._deliver(end, list(frames))
+                self._deliver(end, tuple(frames))
 
     def drop(self, link: LinkId) -> None:
         """End a link without waiting; the peer sees LinkLost, we do not."""
@@ -125,7 +125,7 @@ class MemoryLinks:
             del self._hub.bound[self.address.endpoint]
             for end in list(self._ends.values()):
                 self._end(end)
-                end.other.owner._lose(end.other, _announced(self.address.name))
+                end.other.owner._lose(end.other, announced(self.address.name))
             self._inbox.clear()
             self._changed.notify()
 
@@ -171,18 +171,17 @@ class MemoryLinks:
         peer._ends[theirs.link] = theirs
         return mine
 
-    def _deliver(self, end: _End, frames: list[Frame]) -> None:
-        leaving = next((i for i, frame in enumerate(frames) if frame == Goaway(Leaving.CLOSING)), None)
-        whole = frames if leaving is None else frames[:leaving]
+    def _deliver(self, end: _End, frames: Sequence[Frame]) -> None:
+        whole, leaving = up_to_goodbye(frames)
         peer = end.other.owner
         if whole:
             peer._inbox.append((end.other, whole))
             peer._changed.notify()
         self._tally.add("messages_sent")
         self._tally.add("frames_sent", len(whole))
-        if leaving is not None:
+        if leaving:
             self._end(end)
-            peer._lose(end.other, _announced(self.address.name))
+            peer._lose(end.other, announced(self.address.name))
 
     def _lose(self, end: _End, loss: LinkLost) -> None:
         if end.open:
@@ -216,7 +215,3 @@ class MemoryLinks:
     def _assert_open(self) -> None:
         if self._closed:
             raise FlowControlError(f"send on the links of {self.address.name}, which are closed")
-
-
-def _announced(name: str) -> LinkLost:
-    return LinkLost(f"{name} is closing", announced=True)

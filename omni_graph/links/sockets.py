@@ -1,0 +1,360 @@
+"""Links over ZMQ, ipc or tcp: one bound ROUTER for the links that peers open, one DEALER for each that we open.
+
+A connection is a link and its life: it carries a Hello both ways, then frames, and once it ends it never carries one
+again. A peer that sends a bad message loses its link and nothing else happens. One thread uses this; any may ``wake``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from uuid import uuid4
+
+import zmq
+
+from omni_graph.errors import FlowControlError, LinkError
+from omni_graph.frames import Address, Frame, Goaway, Hello, Leaving, LinkId, LinkLost
+from omni_graph.links import wire
+from omni_graph.links.codec import Codec, Message, WireFrame
+from omni_graph.links.counters import LinkCounters, Tally
+from omni_graph.links.endpoints import IPC, bind_endpoint, connect_fault
+from omni_graph.links.handshake import (
+    Refusal,
+    announced,
+    caller,
+    checked_hello,
+    hello,
+    new_routing_id,
+    opens,
+    up_to_goodbye,
+)
+from omni_graph.links.incoming import Incoming
+from omni_graph.links.outgoing import Outgoing
+from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
+from omni_graph.links.wake import Waker
+
+MAX_NAME_BYTES = 160  # a routing id has 255
+BATCH = 1024  # messages of one socket in one poll
+GOODBYE_MS = 1000  # a Goaway has this long to leave after its link is closed
+_log = logging.getLogger(__name__)
+
+
+class ZmqLinks:
+    """The Links of one worker or Gateway.
+
+    ``bind``: ``ipc:///directory`` (mode 0700, ours) or ``tcp://127.0.0.1[:port]``; GraphError for anything wider.
+    ``types``: every edge of the plan and its payload class. ``wiring`` must be equal at both ends of a link. ``context``
+    is ended by ``close`` only when it was made here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bind: str,
+        types: Mapping[int, type],
+        wiring: str = "",
+        *,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        heartbeat: Heartbeat = LAN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        require_libzmq(zmq.zmq_version_info())
+        if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+            raise FlowControlError(f"a link name of {len(name.encode())} bytes; allowed: 1 to {MAX_NAME_BYTES}")
+        self._codec = Codec(types)
+        self._hello = hello(name, wiring)
+        self._heartbeat = heartbeat
+        self._clock = clock
+        endpoint = bind_endpoint(bind)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context() if context is None else context
+        self._owns_context = context is None
+        try:
+            self._incoming = Incoming(self._context, endpoint, self._options(endpoint))
+        except zmq.ZMQError as error:
+            self._end_context()
+            raise LinkError(f"{name} cannot bind {endpoint}: {error}") from error
+        self.address = Address(name, self._incoming.endpoint)
+        self._waker = Waker()
+        self._poller = zmq.Poller()
+        for source in (self._incoming.socket, self._incoming.monitor.socket, self._waker.fd):
+            self._poller.register(source, zmq.POLLIN)
+        self._token = uuid4().hex[:16]
+        self._serial = count(1)
+        self._addresses: dict[str, Address] = {}
+        self._outgoing: dict[LinkId, Outgoing] = {}
+        self._sources: dict[object, Outgoing] = {}
+        self._accepted: dict[bytes, LinkId] = {}
+        self._routes: dict[LinkId, bytes] = {}
+        self._over: set[bytes] = set()  # links that we ended and whose peer is still connected
+        self._arrived: dict[LinkId, list[Frame | LinkLost]] = {}
+        self._unread_losses: set[LinkId] = set()
+        self._woken = False
+        self._closed = False
+        self._tally = Tally()
+
+    def counters(self) -> LinkCounters:
+        """Totals so far."""
+        return self._tally.snapshot()
+
+    def introduce(self, address: Address) -> None:
+        """How to reach a peer, before the first send to it."""
+        self._addresses[address.name] = address
+
+    # ---- receiving
+
+    def poll(self, timeout: float) -> list[tuple[LinkId, Sequence[Frame | LinkLost]]]:
+        """What has arrived, by link; see Links.poll."""
+        deadline = self._clock() + timeout
+        left = 0.0 if self._arrived else timeout
+        while not self._closed:
+            self._collect(left)
+            left = deadline - self._clock()
+            if self._arrived or self._woken or left <= 0:
+                break
+        arrived, self._arrived = self._arrived, {}
+        self._unread_losses.clear()
+        self._woken = False
+        return list(arrived.items())
+
+    def _collect(self, timeout: float) -> None:
+        probe = self._incoming.until_probe(self._clock())
+        wait = timeout if probe is None else min(timeout, probe)
+        ready = {source for source, _ in self._poller.poll(max(0, math.ceil(wait * 1000)))}
+        if self._waker.fd in ready:
+            self._waker.clear()
+            self._woken = True
+        for outgoing in {self._sources[source] for source in ready if source in self._sources}:
+            self._read_outgoing(outgoing)
+        if probe is not None or not ready.isdisjoint({self._incoming.socket, self._incoming.monitor.socket}):
+            self._read_incoming()
+
+    def _read_outgoing(self, outgoing: Outgoing) -> None:
+        reason = outgoing.lost()
+        for message in outgoing.receive(BATCH):
+            self._count_received(message)
+            self._hear_peer(outgoing, message)
+            if self._outgoing.get(outgoing.link) is not outgoing:
+                return
+        if reason:
+            self._lose(outgoing.link, LinkLost(reason))
+
+    def _hear_peer(self, outgoing: Outgoing, message: Message) -> None:
+        if message == wire.PROBE:
+            return
+        try:
+            frames = self._codec.decode(message)
+            if not outgoing.greeted and not isinstance(frames[0], Refusal):
+                checked_hello(self._hello, frames, outgoing.link.peer)
+                outgoing.greeted = True
+                frames = frames[1:]
+            self._deliver(outgoing.link, frames)
+        except LinkError as error:
+            self._refuse(outgoing.link, str(error))
+
+    def _read_incoming(self) -> None:
+        now = self._clock()
+        self._incoming.note_ends(now)
+        messages = 0
+        for routing_id, message in self._incoming.receive(BATCH):
+            messages += 1
+            self._count_received(message)
+            self._hear_caller(routing_id, message)
+        if messages < BATCH and self._incoming.until_probe(now) == 0.0:
+            self._probe(now)
+
+    def _hear_caller(self, routing_id: bytes, message: Message) -> None:
+        link = self._accepted.get(routing_id)
+        if routing_id in self._over:
+            self._tally.add("dropped")
+        elif link is None:
+            self._accept(routing_id, message)
+        elif message != wire.PROBE:
+            try:
+                self._deliver(link, self._codec.decode(message))
+            except LinkError as error:
+                self._refuse(link, str(error))
+
+    def _probe(self, now: float) -> None:
+        for routing_id in self._incoming.gone([*self._accepted, *self._over], now):
+            self._over.discard(routing_id)
+            if routing_id in self._accepted:
+                link = self._accepted.pop(routing_id)
+                del self._routes[link]
+                self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
+
+    def _deliver(self, link: LinkId, frames: Sequence[WireFrame]) -> None:
+        refusal = next((frame for frame in frames if isinstance(frame, Refusal)), None)
+        if refusal is not None:
+            self._lose(link, LinkLost(f"{link.peer} ended the link: {refusal.reason}"))
+            return
+        whole, leaving = up_to_goodbye([frame for frame in frames if not isinstance(frame, Refusal)])
+        if any(isinstance(frame, Hello) for frame in whole):
+            raise LinkError("a second Hello")
+        if whole:
+            self._arrived.setdefault(link, []).extend(whole)
+            self._tally.add("frames_received", len(whole))
+        if leaving:
+            self._lose(link, announced(link.peer))
+
+    # ---- who is there
+
+    def _accept(self, routing_id: bytes, message: Message) -> None:
+        try:
+            if self._closed:
+                raise LinkError(f"{self.address.name} is closing")
+            link = caller(routing_id, self._hello, self._codec.decode(message))
+        except LinkError as error:
+            self._tally.add("bad_messages")
+            _log.warning("%s refused a link from %r: %s", self.address.name, routing_id[:64], error)
+            self._over.add(routing_id)
+            self._incoming.send(routing_id, self._encode(Refusal(str(error))))
+            return
+        if link in self._routes:
+            self._lose(link, LinkLost(f"{link.peer} opened the link anew"))
+        self._accepted[routing_id] = link
+        self._routes[link] = routing_id
+        self._incoming.send(routing_id, self._encode(self._hello))
+
+    # ---- sending
+
+    def send(self, link: LinkId, frames: Sequence[Frame]) -> None:
+        """Send in order; never blocks; see Links.send. FlowControlError when a frame is not legal: nothing is sent then."""
+        if self._closed:
+            raise FlowControlError(f"send on the links of {self.address.name}, which are closed")
+        whole, leaving = up_to_goodbye(frames)
+        messages = self._codec.encode([*whole, Goaway(Leaving.CLOSING)] if leaving else whole)
+        if not messages:
+            return
+        if not self._is_open(link):
+            self._tally.add("dropped", len(frames))
+            return
+        for message in messages:
+            if not self._transmit(link, message):
+                self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
+                return
+        self._tally.add("frames_sent", len(whole))
+        if leaving:
+            self._forget(link, GOODBYE_MS)
+
+    def drop(self, link: LinkId) -> None:
+        """End a link without waiting; the peer sees LinkLost, we do not."""
+        self._arrived.pop(link, None)
+        self._unread_losses.discard(link)
+        if link in self._routes:
+            self._incoming.send(self._routes[link], self._encode(Refusal(f"{self.address.name} dropped the link")))
+        self._forget(link, 0)
+
+    def _is_open(self, link: LinkId) -> bool:
+        if link in self._unread_losses:
+            return False
+        if link not in self._outgoing and link not in self._routes and opens(self.address.name, link.side):
+            self._open(link)
+        return link in self._outgoing or link in self._routes
+
+    def _open(self, link: LinkId) -> None:
+        address = self._addresses.get(link.peer)
+        reason = connect_fault(address) if address else "its address is unknown"
+        if address is None or reason:
+            self._lose(link, LinkLost(f"no link to {link.peer}: {reason}"))
+            return
+        name = new_routing_id(self.address.name, link.side, f"{self._token}-{next(self._serial)}")
+        try:
+            outgoing = Outgoing(self._context, link, address.endpoint, name, self._options(address.endpoint))
+        except zmq.ZMQError as error:
+            self._lose(link, LinkLost(f"no link to {link.peer} at {address.endpoint}: {error}"))
+            return
+        self._outgoing[link] = outgoing
+        for source in (outgoing.socket, outgoing.monitor.socket):
+            self._sources[source] = outgoing
+            self._poller.register(source, zmq.POLLIN)
+        self._transmit(link, self._encode(self._hello))
+
+    def _transmit(self, link: LinkId, message: Message) -> bool:
+        outgoing = self._outgoing.get(link)
+        sent = outgoing.send(message) if outgoing else self._incoming.send(self._routes[link], message)
+        if sent:
+            self._tally.add("messages_sent")
+            self._tally.add("bytes_sent", wire.message_bytes(message))
+        return sent
+
+    # ---- ends
+
+    def _refuse(self, link: LinkId, reason: str) -> None:
+        """End a link whose peer broke the rules, and tell it why."""
+        self._tally.add("bad_messages")
+        text = f"refused {link.peer}: {reason}"
+        _log.warning("%s: %s", self.address.name, text)
+        self._transmit(link, self._encode(Refusal(text)))
+        self._forget(link, GOODBYE_MS)
+        self._lose(link, LinkLost(text))
+
+    def _lose(self, link: LinkId, loss: LinkLost) -> None:
+        self._forget(link, 0)
+        self._arrived.setdefault(link, []).append(loss)
+        self._unread_losses.add(link)
+
+    def _forget(self, link: LinkId, linger_ms: int) -> None:
+        outgoing = self._outgoing.pop(link, None)
+        if outgoing is not None:
+            for source in (outgoing.socket, outgoing.monitor.socket):
+                del self._sources[source]
+                self._poller.unregister(source)
+            outgoing.close(linger_ms)
+        routing_id = self._routes.pop(link, None)
+        if routing_id is not None:
+            del self._accepted[routing_id]
+            self._over.add(routing_id)
+
+    def wake(self) -> None:
+        """Make a blocked poll return. Thread-safe."""
+        self._waker.wake()
+
+    def close(self, drain_s: float) -> None:
+        """Goaway on every link, up to ``drain_s`` seconds for what was sent to leave, then free everything. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        deadline = self._clock() + drain_s
+        goodbye = self._encode(Goaway(Leaving.CLOSING))
+        for link in [*self._outgoing, *self._routes]:
+            self._transmit(link, goodbye)
+        for link in list(self._outgoing):
+            self._forget(link, math.ceil(drain_s * 1000))
+        self._await_callers(deadline)
+        self._incoming.close(max(0, math.ceil((deadline - self._clock()) * 1000)))
+        self._waker.close()
+        self._end_context()
+        self._arrived.clear()
+        if self.address.endpoint.startswith(IPC):
+            _unlink(self.address.endpoint.removeprefix(IPC))
+
+    def _await_callers(self, deadline: float) -> None:
+        """A peer that has read our Goaway disconnects: wait for that, since its unread messages die with the ROUTER."""
+        while self._accepted and (left := deadline - self._clock()) > 0:
+            self._collect(left)
+
+    def _end_context(self) -> None:
+        if self._owns_context:
+            self._context.term()
+
+    def _options(self, endpoint: str) -> dict[int, int]:
+        return socket_options(self._heartbeat, self._codec.max_part_bytes, endpoint)
+
+    def _encode(self, frame: WireFrame) -> Message:
+        (message,) = self._codec.encode([frame])
+        return message
+
+    def _count_received(self, message: Message) -> None:
+        self._tally.add("messages_received")
+        self._tally.add("bytes_received", wire.message_bytes(message))
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # libzmq has removed it already
