@@ -46,7 +46,7 @@ class AudioDecoder:
         track = Track(data, name, "audio", limits)
         context = track.stream.codec_context
         limits.check_sound(context.sample_rate, context.channels, name)
-        limits.check_seconds(track.seconds or 0.0, name, medium)
+        limits.check_seconds(max(track.seconds or 0.0, track.delay), name, medium)
         self._start(_decoded(track), context.sample_rate, rate, name, limits, medium)
 
     @classmethod
@@ -129,7 +129,7 @@ def _pieces(block: Samples, length: int) -> Iterator[Samples]:
 def _decoded(track: Track) -> Iterator[Samples]:
     """The track's samples (n, channels) float32 in blocks of about a second, or less where the file is read slowly."""
     rate, channels = track.stream.codec_context.sample_rate, track.stream.codec_context.channels
-    yield np.zeros((round(track.delay * rate), channels), np.float32)
+    yield from _silence(round(track.delay * rate), rate, channels)
     held: list[Samples] = []
     packets = read = total = 0
     for packet in track.packets():
@@ -147,11 +147,16 @@ def _decoded(track: Track) -> Iterator[Samples]:
     _check_total(track, total + sum(map(len, held)))
 
 
+def _silence(samples: int, rate: int, channels: int) -> Iterator[Samples]:
+    for start in range(0, samples, rate):
+        yield np.zeros((min(rate, samples - start), channels), np.float32)
+
+
 def _check_total(track: Track, samples: int) -> None:
     """FLAC states its length in samples, which nothing else compares with what is there."""
     stated = round((track.seconds or 0.0) * track.stream.codec_context.sample_rate)
     if track.format == "flac" and samples < stated:
-        raise MediaError(track.name, f"is truncated: it has {samples} samples and states {stated}")
+        raise MediaError(track.name, f"is damaged or truncated: it has {samples} samples and states {stated}")
 
 
 def _samples(frame: AudioFrame) -> Samples:

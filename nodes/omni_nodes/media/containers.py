@@ -44,10 +44,11 @@ class Track:
         self.has_audio = bool(_tracks(self._container, "audio"))
         self._check_codec(kind)
         self.stream.codec_context.thread_count = 1
-        self.stream.codec_context.options = {"max_pixels": str(limits.image_pixels)}
-        for stream in self._container.streams:
-            if stream is not self.stream:
-                stream.discard = av.stream.Discard.all  # MP4 then skips its packets without reading them
+        self.stream.codec_context.options = _decoder_options(self.stream.codec_context.name, limits)
+        if "mp4" in self.format:  # its index finds a track's packets; other formats must be read through
+            for stream in self._container.streams:
+                if stream is not self.stream:
+                    stream.discard = av.stream.Discard.all
 
     def _check_codec(self, kind: Medium) -> None:
         context = self.stream.codec_context
@@ -65,7 +66,9 @@ class Track:
 
     @property
     def seconds(self) -> float | None:
-        """The track's stated playing time, else the file's."""
+        """The track's stated playing time, else the file's; FFmpeg's estimates for MP3 and ADTS state nothing."""
+        if self.format in ("mp3", "aac"):
+            return None
         if self.stream.duration is not None:
             return float(self.stream.duration * self.stream.time_base)
         return None if self._container.duration is None else self._container.duration / av.time_base
@@ -86,16 +89,27 @@ class Track:
         """A time stamp of the track, in seconds from the file's start."""
         return float(stamp * self.stream.time_base - self.origin)
 
+    def owns(self, packet: Packet[Any]) -> bool:
+        """Is it a packet of this track?"""
+        return packet.stream_index == self.stream.index  # type: ignore[no-any-return]
+
     def packets(self) -> Iterator[Packet[Any]]:
-        """The track's packets in file order, then an empty one that flushes a decoder."""
+        """The packets in file order, then an empty one that flushes a decoder.
+
+        Packets of other tracks come too where the format makes us read them, so that a reader can pause between them.
+        """
         with no_raw_errors(self.name):
-            for packet in self._container.demux(self.stream):
-                if packet.is_corrupt:
+            for packet in self._container.demux():
+                if (
+                    self.owns(packet) and packet.is_corrupt and self.format != "wav"
+                ):  # a WAV of unstated length ends in a part of a packet
                     raise MediaError(self.name, "is damaged or truncated: a packet is incomplete")
                 yield packet
 
     def decode(self, packet: Packet[Any]) -> Sequence[AudioFrame | VideoFrame]:
-        """The packet's frames, none to many."""
+        """The packet's frames, none to many; none for a packet of another track."""
+        if not self.owns(packet):
+            return ()
         with no_raw_errors(self.name):
             frames: Sequence[AudioFrame | VideoFrame] = packet.decode()
         if any(frame.is_corrupt for frame in frames):
@@ -119,6 +133,12 @@ def _open(data: bytes, name: str) -> Any:
         return av.open(io.BytesIO(data), mode="r", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(name, f"is not a media file that can be read, or is damaged; allowed: {READABLE}") from error
+
+
+def _decoder_options(codec: str, limits: MediaLimits) -> dict[str, str]:
+    """Frames past the limit are not allocated, whatever the stream says midway; FLAC's checksums are checked."""
+    checks = {"err_detect": "crccheck+explode"} if codec == "flac" else {}
+    return {"max_pixels": str(limits.image_pixels), **checks}
 
 
 def _tracks(container: Any, kind: Medium) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from omni_nodes.media.limits import MediaError
 
 _UNKNOWN_RIFF_SIZE = 0x7FFF_0000  # streaming writers put a size near 2 or 4 GiB, or 0, where they cannot know it
+_ID3V1_BYTES = 128  # some MP3 encoders count in a tag at the end, which may have been removed since
 
 
 def check_whole(data: bytes, name: str) -> None:
@@ -89,7 +90,7 @@ def _mp3_size(data: bytes) -> int:
     if not flags & 2:
         return 0
     count = tag + 8 + (4 if flags & 1 else 0)
-    return start + int.from_bytes(frame[count : count + 4], "big")
+    return start + int.from_bytes(frame[count : count + 4], "big") - _ID3V1_BYTES
 
 
 def _is_mp3(data: bytes) -> bool:

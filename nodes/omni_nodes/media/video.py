@@ -80,7 +80,7 @@ class VideoProbe:
         if self._first is None:
             self._first = next((frame for frame in self._track.decode(packet) if isinstance(frame, VideoFrame)), None)
         stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is None or packet.is_discard:
+        if stamp is None or packet.is_discard or not self._track.owns(packet):
             return
         time = self._track.time(stamp)
         self._end = max(self._end, time + float((packet.duration or 0) * packet.time_base))
