@@ -1,7 +1,7 @@
 """Who may talk to whom: the Hello both ends exchange, the Refusal that ends a link with a reason, and the goodbye.
 
 Hello and Refusal have a layout that never changes, so that two versions can tell each other what they are. A routing id
-says which side the opener takes: ``side|token|name``. Knows no socket.
+says which side the opener takes: ``side|token|name|called``. Knows no socket.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from omni_graph.errors import LinkError
 from omni_graph.frames import GATEWAY, PROTOCOL_VERSION, Frame, Goaway, Hello, Leaving, LinkId, LinkLost, Side
+
+MAX_NAME_BYTES = 100  # two of them, a side and a token make a routing id of 255 bytes at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,17 @@ def link_at_acceptor(opener: str, side: Side) -> LinkId:
     return LinkId(opener, Side.READS if side is Side.WRITES else side)
 
 
-def new_routing_id(name: str, side: Side, token: str) -> bytes:
-    """What an opener calls its connection; ``token`` is never used twice."""
-    return f"{side.value}|{token}|{name}".encode()
+def name_fault(name: str) -> str:
+    """Why a peer may not have this name; empty when it may."""
+    size = len(name.encode())
+    if not 1 <= size <= MAX_NAME_BYTES or "|" in name:
+        return f"a link name of {size} bytes, {name[:40]!r}; allowed: 1 to {MAX_NAME_BYTES} bytes and no |"
+    return ""
+
+
+def new_routing_id(name: str, side: Side, token: str, called: str) -> bytes:
+    """What an opener calls its connection to ``called``; ``token`` is never used twice."""
+    return f"{side.value}|{token}|{name}|{called}".encode()
 
 
 def caller(routing_id: bytes, ours: Hello, frames: Sequence[object]) -> LinkId:
@@ -55,10 +65,12 @@ def caller(routing_id: bytes, ours: Hello, frames: Sequence[object]) -> LinkId:
     if len(frames) != 1:
         raise LinkError("a Hello must stand alone in its message")
     try:
-        word, _, name = routing_id.decode().split("|", 2)
+        word, _, name, called = routing_id.decode().split("|")
         side = Side(word)
     except ValueError:
-        raise LinkError("a routing id that is not side|token|name") from None
+        raise LinkError("a routing id that is not side|token|name|called") from None
+    if called != ours.name:
+        raise LinkError(f"{called} expected, {ours.name} found")
     if name != theirs.name or not opens(name, side):
         raise LinkError(f"{theirs.name} may not open a link as {side.value} of {name}")
     return link_at_acceptor(name, side)

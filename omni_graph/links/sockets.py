@@ -28,6 +28,7 @@ from omni_graph.links.handshake import (
     caller,
     checked_hello,
     hello,
+    name_fault,
     new_routing_id,
     opens,
     up_to_goodbye,
@@ -37,7 +38,6 @@ from omni_graph.links.outgoing import Outgoing
 from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
 from omni_graph.links.wake import Waker
 
-MAX_NAME_BYTES = 160  # a routing id has 255
 BATCH = 1024  # messages of one socket in one poll
 GOODBYE_MS = 1000  # a Goaway has this long to leave after its link is closed
 _log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class ZmqLinks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require_libzmq(zmq.zmq_version_info())
-        if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
-            raise FlowControlError(f"a link name of {len(name.encode())} bytes; allowed: 1 to {MAX_NAME_BYTES}")
+        if name_fault(name):
+            raise FlowControlError(name_fault(name))
         self._codec = Codec(types)
         self._hello = hello(name, wiring)
         self._heartbeat = heartbeat
@@ -209,7 +209,7 @@ class ZmqLinks:
             link = caller(routing_id, self._hello, self._codec.decode(message))
         except LinkError as error:
             self._tally.add("bad_messages")
-            _log.warning("%s refused a link from %r: %s", self.address.name, routing_id[:64], error)
+            _log.warning("%s refused a link from %r: %s", self.address.name, routing_id, error)
             self._over.add(routing_id)
             self._incoming.send(routing_id, self._encode(Refusal(str(error))))
             return
@@ -257,11 +257,11 @@ class ZmqLinks:
 
     def _open(self, link: LinkId) -> None:
         address = self._addresses.get(link.peer)
-        reason = connect_fault(address) if address else "its address is unknown"
+        reason = name_fault(link.peer) or connect_fault(address) if address else "its address is unknown"
         if address is None or reason:
             self._lose(link, LinkLost(f"no link to {link.peer}: {reason}"))
             return
-        name = new_routing_id(self.address.name, link.side, f"{self._token}-{next(self._serial)}")
+        name = new_routing_id(self.address.name, link.side, f"{self._token}-{next(self._serial)}", link.peer)
         try:
             outgoing = Outgoing(self._context, link, address.endpoint, name, self._options(address.endpoint))
         except zmq.ZMQError as error:
