@@ -38,3 +38,20 @@ class ChoiceLedger:
         carried = tuple(self._pending)
         self._pending.clear()
         return carried
+
+
+class ChoiceOrder:
+    """The reader's side of that invariant: what one incoming stream has carried so far."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+
+    def check(self, choices: Iterable[Choice]) -> None:
+        """FlowControlError where the writer left a gap or carried a choice twice."""
+        for choice in choices:
+            due = self._next.get(choice.node, 0)
+            if choice.index != due:
+                raise FlowControlError(f"the stream carries choice {choice.index} of {choice.node} where {due} was due")
+            self._next[choice.node] = due + 1

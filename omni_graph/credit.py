@@ -59,10 +59,10 @@ class StreamSender:
 
     def end_due(self) -> bool:
         """True once, when the End frame may leave: after the reader's first Credit, never to a reader that has stopped."""
-        if not self.ended or self.end_sent or (self.limit is None and not self.stopped):
+        if not self.ended or self.end_sent or self.stopped or self.limit is None:
             return False
         self.end_sent = True
-        return not self.stopped
+        return True
 
 
 class StreamReceiver:

@@ -21,7 +21,7 @@ class Choice(NamedTuple):
     """A decision of a node for one request; ``index`` counts from 0 per node and request."""
 
     node: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nothing calls
     values: tuple[int, ...]
 
 
@@ -200,7 +200,10 @@ class Ping:
 
 
 class EdgeCounts(NamedTuple):
-    """One stream's counters as one end sees them; -1 where that end does not know."""
+    """One stream's counters as one end sees them; -1 where that end does not know.
+
+    ``limit`` is 2**63 - 1 at an end that has sent or seen the stream's End or Stop.
+    """
 
     edge: int
     sent: int

@@ -7,9 +7,8 @@ thread, no clock of its own: ``now`` is in seconds of a monotonic clock.
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omni_graph.errors import Code, FlowControlError, request_error
@@ -36,21 +35,10 @@ from omni_graph.frames import (
 )
 from omni_graph.gateway_request import Ended, Event, GatewayRequest, Released, Submission
 from omni_graph.router import Route, Router
+from omni_graph.topology import Topology as Topology
 from omni_graph.wedge import WedgeWatch
-from omni_graph.wiring import Edge
 
 PING_PERIOD_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """What the Gateway needs of a plan: edges, where each stage lives, slots a replica, and the bounds of admission."""
-
-    edges: tuple[Edge, ...]
-    host_of: Mapping[str, str]
-    slots: Mapping[str, int]
-    max_requests: int
-    queue: int
 
 
 class GatewayCore:
@@ -59,6 +47,7 @@ class GatewayCore:
     def __init__(self, topology: Topology, address: Address) -> None:
         self.address = address
         self.counts = {"completed": 0, "failed": 0, "cancelled": 0}
+        self.dropped: Counter[str] = Counter()
         self._topology = topology
         self._edges = {edge.number: edge for edge in topology.edges}
         self._router = Router(set(topology.host_of.values()))
@@ -69,7 +58,7 @@ class GatewayCore:
         self._broken: list[tuple[LinkId, str]] = []
         self._heard: set[LinkId] = set()
         self._wedges = WedgeWatch()
-        self._pinged_at = 0.0
+        self._looked_at = 0.0
 
     # ---- what the loop asks
 
@@ -114,10 +103,10 @@ class GatewayCore:
 
     def next_tick(self, now: float) -> float | None:
         """Seconds until ``tick`` has something to do; None: not before something else happens."""
-        if not self._requests:
+        deadlines = [one.deadline for one in self._requests.values() if one.state != "closing"]
+        if not deadlines:
             return None
-        deadline = min(one.deadline for one in self._requests.values())
-        return max(0.0, min(deadline, self._pinged_at + PING_PERIOD_S) - now)
+        return max(0.0, min(*deadlines, self._looked_at + PING_PERIOD_S) - now)
 
     # ---- replicas
 
@@ -130,12 +119,13 @@ class GatewayCore:
         """A replica died or is stuck: its requests fail. Idempotent."""
         if not self._router.knows(name):
             return
+        self._wedges.forget_replica(name)
         for request in self._router.remove(name):
             one = self._requests[request]
             one.route = {host: address for host, address in one.route.items() if address.name != name}
             one.closing.discard(name)
             if one.state == "closing":
-                self._release_if_closed(one, now)
+                self._release_if_closed(one)
             else:
                 self._end(one, code, message, stage_of(name), now)
         self._heard = {link for link in self._heard if link.peer != name}
@@ -145,7 +135,9 @@ class GatewayCore:
 
     def submit(self, submission: Submission, now: float) -> None:
         """Admit a request or queue it. Raises Overloaded, or RequestError(unavailable); then nothing is kept."""
-        request, hosts = submission.request, self._hosts(submission.stages)
+        request, hosts = submission.request, self._topology.hosts(submission.stages)
+        if request in self._requests:
+            raise FlowControlError(f"a second request called {request}, which is not over yet")
         dead = self._router.without_replica(hosts)
         if dead is not None:
             raise request_error(request, Code.UNAVAILABLE, "no live replica", dead)
@@ -177,18 +169,21 @@ class GatewayCore:
         if one is not None:
             one.read(output, size)
             self._complete_if_done(one, now)
+            self._admit(now)
 
     def drop(self, request: str, output: str, now: float) -> None:
         """The caller does not want this output any more: a Stop goes up."""
         one = self._requests.get(request)
-        if one is not None and one.state == "open":
+        if one is not None and one.state != "closing":
             one.drop(output)
             self._complete_if_done(one, now)
+            self._admit(now)
 
     def cancel(self, request: str, now: float) -> None:
         """The caller gave up. Harmless after the end."""
         if request in self._requests:
             self._end(self._requests[request], Code.CANCELLED, "cancelled by the caller", "", now)
+            self._admit(now)
 
     def cancel_all(self, now: float) -> None:
         """The deployment closes."""
@@ -201,9 +196,10 @@ class GatewayCore:
             if now >= one.deadline:
                 message = f"not complete after {one.submission.deadline_s:g} s"
                 self._end(one, Code.DEADLINE_EXCEEDED, message, "", now)
-        if now >= self._pinged_at + PING_PERIOD_S:
-            self._pinged_at = now
+        if now >= self._looked_at + PING_PERIOD_S:
+            self._looked_at = now
             self._look_for_wedges(now)
+        self._admit(now)
 
     # ---- frames
 
@@ -215,6 +211,7 @@ class GatewayCore:
         except FlowControlError as error:
             self._broken.append((link, str(error)))
             self.lost(link, str(error), now, Code.PROTOCOL)
+        self._admit(now)
 
     def lost(self, link: LinkId, reason: str, now: float, code: Code = Code.LINK_LOST) -> None:
         """A link has ended unannounced. Without its control link a replica is as good as dead."""
@@ -225,53 +222,66 @@ class GatewayCore:
         for one in tuple(self._requests.values()):
             if one.state == "open" and one.uses(link):
                 self._end(one, code, f"link to {link.peer} lost: {reason}", stage_of(link.peer), now)
+        self._admit(now)
 
     def _receive(self, link: LinkId, frame: Frame, now: float) -> None:
         if isinstance(frame, Data | Start | End | Credit | Stop):
-            self._on_edge(frame, now)
+            self._on_edge(link, frame, now)
+        elif isinstance(frame, Report | Closed) and link.side is not Side.CONTROL:
+            raise FlowControlError(f"{type(frame).__name__} on an edge's link: only a control link carries it")
         elif isinstance(frame, Report):
             self._on_report(link, frame, now)
         elif isinstance(frame, Closed):
-            self._on_closed(link, frame, now)
+            self._on_closed(link, frame)
         elif isinstance(frame, Pong):
-            self._wedges.heard(link.peer, frame.requests)
+            if link.side is Side.CONTROL:
+                self._wedges.heard(link.peer, frame.clock, frame.requests)
         elif not isinstance(frame, Ping | Goaway):
             raise FlowControlError(f"{type(frame).__name__} is no frame for the Gateway")
 
-    def _on_edge(self, frame: Data | Start | End | Credit | Stop, now: float) -> None:
+    def _open_here(self, frame: Data | Start | End | Credit | Stop | Report) -> GatewayRequest | None:
+        """The request that the frame speaks of; None, and counted, when that attempt is not open."""
         one = self._requests.get(frame.request)
-        if one is None or one.state != "open" or one.attempt != frame.attempt:
+        if one is not None and one.state == "open" and one.attempt == frame.attempt:
+            return one
+        self.dropped[type(frame).__name__] += 1
+        return None
+
+    def _on_edge(self, link: LinkId, frame: Data | Start | End | Credit | Stop, now: float) -> None:
+        one = self._open_here(frame)
+        if one is None:
             return
         if isinstance(frame, Credit | Stop):
-            one.on_demand(frame, now)
+            one.on_demand(link, frame, now)
         else:
-            one.on_supply(frame)
+            one.on_supply(link, frame)
             self._complete_if_done(one, now)
 
     def _on_report(self, link: LinkId, frame: Report, now: float) -> None:
-        one = self._requests.get(frame.request)
-        if one is None or one.state != "open" or one.attempt != frame.attempt:
+        one = self._open_here(frame)
+        if one is None:
             return
+        if link.peer not in one.members:
+            raise FlowControlError(f"a Report of {frame.request}, which is not routed over {link.peer}")
         message = f"link to {frame.peer} lost: {frame.message}" if frame.code is Code.LINK_LOST else frame.message
         self._end(one, frame.code, message, frame.stage or stage_of(link.peer), now, frame.peer)
 
-    def _on_closed(self, link: LinkId, frame: Closed, now: float) -> None:
+    def _on_closed(self, link: LinkId, frame: Closed) -> None:
         one = self._requests.get(frame.request)
-        if one is not None and one.state == "closing" and link.peer in one.closing:
-            one.closing.discard(link.peer)
-            one.timings.update(json.loads(frame.timings))
-            self._release_if_closed(one, now)
+        if one is None or one.attempt != frame.attempt or link.peer not in one.closing:
+            self.dropped["Closed"] += 1
+            return
+        one.timings.update(_timings_of(frame))
+        one.closing.discard(link.peer)
+        self._release_if_closed(one)
 
     # ---- admission
-
-    def _hosts(self, stages: Iterable[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self._topology.host_of[stage] for stage in stages))
 
     def _admit(self, now: float) -> None:
         """First come, first served, as far as there are slots; nobody overtakes."""
         while self._queue and self.running < self._topology.max_requests:
             one = self._requests[self._queue[0]]
-            hosts = self._hosts(one.submission.stages)
+            hosts = self._topology.hosts(one.submission.stages)
             dead = self._router.without_replica(hosts)
             if dead is not None:
                 self._end(one, Code.UNAVAILABLE, "no live replica", dead, now)
@@ -281,10 +291,11 @@ class GatewayCore:
                 return
             self._queue.popleft()
             self._open(one, route, now)
+            self._complete_if_done(one, now)
 
     def _open(self, one: GatewayRequest, route: Route, now: float) -> None:
         one.state, one.route, one.attempt = "open", route, one.attempt + 1
-        routed = tuple(self._routed_edges(one.submission))
+        routed = tuple(self._topology.routed_edges(one.submission.stages, one.submission.outputs))
         edges = tuple(EdgeEnds(e.number, self._end_at(e.writer, route), self._end_at(e.reader, route)) for e in routed)
         for address in dict.fromkeys(route.values()):
             mine = tuple(ends for ends in edges if address in (ends.writer, ends.reader))
@@ -300,13 +311,6 @@ class GatewayCore:
 
     def _end_at(self, node: str, route: Route) -> Address:
         return self.address if node == GATEWAY else route[self._topology.host_of[node]]
-
-    def _routed_edges(self, submission: Submission) -> Iterator[Edge]:
-        stages = {*submission.stages, GATEWAY}
-        for edge in self._topology.edges:
-            wanted = not edge.is_output or edge.reader_port in submission.outputs
-            if wanted and edge.writer in stages and edge.reader in stages:
-                yield edge
 
     def addresses(self, request: str) -> tuple[Address, ...]:
         """The replicas on a request's Route."""
@@ -338,28 +342,32 @@ class GatewayCore:
         for name in one.closing:
             self._emit(LinkId(name, Side.CONTROL), word)
         one.forget_streams()
-        self._release_if_closed(one, now)
+        self._release_if_closed(one)
 
-    def _release_if_closed(self, one: GatewayRequest, now: float) -> None:
+    def _release_if_closed(self, one: GatewayRequest) -> None:
+        """Its slots are free again; whoever called goes on to admit the next."""
         if one.closing:
             return
         del self._requests[one.request]
         self._router.release(one.request)
         self._wedges.forget(one.request)
         self._tell(one.request, Released(one.timings))
-        self._admit(now)
 
     # ---- wedges
 
     def _look_for_wedges(self, now: float) -> None:
+        if not self._wedges.round_complete:
+            return
         suspects = [one for one in self._requests.values() if one.state == "open" and _may_be_wedged(one)]
         for one in suspects:
             edges = self._wedges.verdict(one.request, one.attempt, one.members, one.counts())
             if edges is not None:
                 names = ", ".join(self._edges[number].name for number in edges) or "none"
                 self._end(one, Code.WEDGED, f"nothing can move any more; edges without room: {names}", "", now)
-        self._wedges.new_round({one.request for one in suspects if one.state == "open"})
-        for name in dict.fromkeys(name for one in suspects for name in one.members):
+        suspects = [one for one in suspects if one.state == "open"]
+        replicas = dict.fromkeys(name for one in suspects for name in sorted(one.members))
+        self._wedges.new_round(now, {one.request for one in suspects}, replicas)
+        for name in replicas:
             self._emit(LinkId(name, Side.CONTROL), Ping(now))
 
     def _emit(self, link: LinkId, frame: Frame) -> None:
@@ -371,6 +379,16 @@ class GatewayCore:
 
 def _may_be_wedged(one: GatewayRequest) -> bool:
     return one.wholly_fed() and not any(one.buffered.values())
+
+
+def _timings_of(frame: Closed) -> dict[str, Any]:
+    try:
+        timings = json.loads(frame.timings)
+    except ValueError as error:
+        raise FlowControlError(f"Closed of {frame.request}: timings are no JSON: {error}") from error
+    if not isinstance(timings, dict):
+        raise FlowControlError(f"Closed of {frame.request}: timings must be {{stage: ...}}")
+    return timings
 
 
 def stage_of(replica: str) -> str:

@@ -81,6 +81,7 @@ class GatewayRequest:
         self._ins: dict[int, InStream] = {}
         self._supply: dict[str, deque[Any]] = {}
         self._supply_ended: set[str] = set()
+        self._dropped: set[str] = set()
 
     @property
     def request(self) -> str:
@@ -107,7 +108,9 @@ class GatewayRequest:
             link = LinkId(ends.writer.name, Side.READS)
             stream = InStream(self.request, self.attempt, edge, link, StreamReceiver(edge.window))
             self._ins[edge.number] = stream
-            if heard(link):
+            if edge.reader_port in self._dropped:
+                stream.close()
+            elif heard(link):
                 self._emit(link, stream.credit())
 
     def uses(self, link: LinkId) -> bool:
@@ -118,7 +121,7 @@ class GatewayRequest:
 
     def counts(self) -> tuple[EdgeCounts, ...]:
         """Our counters, for the wedge watch."""
-        return tuple(stream.counts() for stream in (*self._outs.values(), *self._ins.values()))
+        return (*(out.counts() for out in self._outs.values()), *(stream.counts() for stream in self._ins.values()))
 
     # ---- inputs
 
@@ -137,15 +140,20 @@ class GatewayRequest:
         return len(self._supply.get(name, ()))
 
     def feed(self, now: float) -> None:
-        """Move what the caller gave into the graph, as far as credit goes; an input with two readers waits for both."""
+        """Move what the caller gave into the graph, as far as credit goes; an input with two readers waits for both.
+
+        What nobody reads, or nobody reads any more, is discarded.
+        """
         if self.state != "open":
             return
-        by_input: dict[str, list[OutStream]] = {}
+        by_input: dict[str, list[OutStream]] = {name: [] for name in (*self._supply, *self._supply_ended)}
         for stream in self._outs.values():
             if not stream.flow.stopped:
                 by_input.setdefault(stream.edge.writer_port, []).append(stream)
         for name, streams in by_input.items():
             supply = self._supply.get(name, deque())
+            if not streams:
+                supply.clear()
             while supply and all(stream.flow.room > 0 for stream in streams):
                 packet = supply.popleft()
                 for stream in streams:
@@ -166,26 +174,32 @@ class GatewayRequest:
 
     # ---- frames
 
-    def on_demand(self, frame: Credit | Stop, now: float) -> None:
+    def on_demand(self, link: LinkId, frame: Credit | Stop, now: float) -> None:
         """A reader of an input speaks."""
         stream = self._outs.get(frame.edge)
-        if stream is None:
-            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not write")
+        if stream is None or stream.link != link:
+            raise FlowControlError(
+                f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not write to {link.peer}"
+            )
         if isinstance(frame, Stop):
             stream.flow.on_stop()
         else:
             stream.flow.on_credit(frame.taken, frame.limit)
         self.feed(now)
 
-    def on_supply(self, frame: Data | Start | End) -> None:
+    def on_supply(self, link: LinkId, frame: Data | Start | End) -> None:
         """The writer of an output speaks."""
         stream = self._ins.get(frame.edge)
-        if stream is None:
-            raise FlowControlError(f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not read")
+        if stream is None or stream.link != link:
+            raise FlowControlError(
+                f"{type(frame).__name__} on edge {frame.edge}, which the Gateway does not read from {link.peer}"
+            )
         if isinstance(frame, Start):
             self._emit(stream.link, stream.on_start())
         elif isinstance(frame, End):
             stream.on_end(frame)
+        elif frame.packet is None:
+            raise FlowControlError(f"a skipped packet {frame.seq} on {stream.edge.name}: the client has not got it yet")
         elif stream.on_data(frame):
             self._fill(stream)
 
@@ -205,13 +219,17 @@ class GatewayRequest:
 
     def read(self, output: str, size: int) -> None:
         """The caller took ``size`` bytes out of the output's buffer."""
+        if output in self._dropped:
+            return
         self.buffered[output] -= size
         for stream in self._ins.values():
             if self.state == "open" and stream.edge.reader_port == output:
                 self._fill(stream)
 
     def drop(self, output: str) -> None:
-        """The caller does not want this output any more."""
+        """The caller does not want this output any more, nor what waits for it; before the Route too."""
+        self._dropped.add(output)
+        self.buffered[output] = 0
         for stream in self._ins.values():
             if stream.edge.reader_port == output:
                 stop = stream.close()

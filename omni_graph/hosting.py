@@ -116,7 +116,7 @@ class HostedNode:
         state = self.requests[request]
         if state.done:
             return
-        if all(stream.flow.stopped for stream in state.streams()):
+        if all(stream.flow.stopped or stream.flow.ended for stream in state.streams()):
             self._finish(request, state)
         self._starved.pop(request, None)
         self._wake(request)

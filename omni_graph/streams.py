@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omni_graph.choices import ChoiceLedger
-from omni_graph.credit import StreamReceiver, StreamSender
+from omni_graph.choices import ChoiceLedger, ChoiceOrder
+from omni_graph.credit import MAX_COUNT, StreamReceiver, StreamSender
 from omni_graph.frames import Choice, Credit, Data, EdgeCounts, End, LinkId, Start, Stop
 from omni_graph.wiring import Edge
+
+OVER = MAX_COUNT  # the limit an end shows once it has sent or seen the End or the Stop: so neither is ever under way unseen
 
 
 @dataclass(slots=True)
@@ -44,7 +46,9 @@ class OutStream:
 
     def counts(self) -> EdgeCounts:
         """For a Pong."""
-        return EdgeCounts(self.edge.number, self.flow.sent, -1, -1, -1 if self.flow.limit is None else self.flow.limit)
+        limit = -1 if self.flow.limit is None else self.flow.limit
+        over = self.flow.end_sent or self.flow.stopped
+        return EdgeCounts(self.edge.number, self.flow.sent, -1, -1, OVER if over else limit)
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class InStream:
     waiting: deque[tuple[tuple[Choice, ...], Any]] = field(default_factory=deque)
     end_choices: tuple[Choice, ...] = ()
     started: bool = False
+    order: ChoiceOrder = field(default_factory=ChoiceOrder)
 
     def credit(self) -> Credit:
         """The promise as it stands; sent at Open, and again whenever the writer says Start."""
@@ -77,6 +82,7 @@ class InStream:
         """A packet arrived; False when it is dropped because the node has ended."""
         self.started = True
         self.flow.on_data(frame.seq)
+        self.order.check(frame.choices)
         if self.flow.closed:
             return False
         self.waiting.append((frame.choices, frame.packet))
@@ -86,6 +92,7 @@ class InStream:
         """The writer is done."""
         self.started = True
         self.flow.on_end(frame.count)
+        self.order.check(frame.choices)
         self.end_choices = frame.choices
 
     def take(self) -> tuple[Sequence[Choice], Any, Credit | None]:
@@ -95,11 +102,15 @@ class InStream:
         return choices, packet, None if grant is None else self.credit()
 
     def close(self) -> Stop | None:
-        """Our node has ended: drop what waits; the Stop frame if the writer still writes."""
+        """Our node has ended: drop what waits; the Stop frame if the writer still writes.
+
+        None too while the writer has not said Start: there may be no link yet, and its Start will be answered with Stop.
+        """
         tell = self.flow.close()
         self.waiting.clear()
-        return self.stop() if tell else None
+        return self.stop() if tell and self.started else None
 
     def counts(self) -> EdgeCounts:
         """For a Pong."""
-        return EdgeCounts(self.edge.number, -1, self.flow.received, self.flow.taken, self.flow.limit)
+        over = self.flow.closed or self.flow.ended
+        return EdgeCounts(self.edge.number, -1, self.flow.received, self.flow.taken, OVER if over else self.flow.limit)

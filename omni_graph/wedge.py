@@ -1,7 +1,8 @@
 """WedgeWatch: finds requests that nothing can move any more. Pure.
 
 Two successive rounds of Pongs must agree: every replica of the Route idle, every counter as before, everything sent has
-been received, and every writer knows its reader's limit. One look alone raises false alarms in almost every healthy run.
+been received (an End and a Stop too), and every writer knows its reader's limit. A round begins when the last is complete.
+One look alone raises false alarms in almost every healthy run.
 """
 
 from __future__ import annotations
@@ -17,15 +18,27 @@ class WedgeWatch:
     def __init__(self) -> None:
         self._round: dict[str, dict[str, RequestState]] = {}
         self._last: dict[str, frozenset[EdgeCounts]] = {}
+        self._clock = 0.0
+        self._owed: set[str] = set()
 
-    def heard(self, replica: str, states: Iterable[RequestState]) -> None:
-        """A Pong on a control link."""
+    @property
+    def round_complete(self) -> bool:
+        """Every replica that was asked has answered, or is gone."""
+        return not self._owed
+
+    def heard(self, replica: str, clock: float, states: Iterable[RequestState]) -> None:
+        """A Pong on a control link; ``clock`` is that of the Ping it answers."""
+        if clock != self._clock or replica not in self._owed:
+            return
+        self._owed.discard(replica)
         for state in states:
             if state.request in self._round:
                 self._round[state.request][replica] = state
 
-    def new_round(self, requests: Collection[str]) -> None:
-        """Pings leave now for these requests; what was heard before is old."""
+    def new_round(self, clock: float, requests: Collection[str], replicas: Iterable[str]) -> None:
+        """Pings with ``clock`` leave now for these requests; what was heard before is old."""
+        self._clock = clock
+        self._owed = set(replicas)
         self._round = {request: {} for request in requests}
         self._last = {request: counts for request, counts in self._last.items() if request in requests}
 
@@ -33,6 +46,10 @@ class WedgeWatch:
         """The request has ended."""
         self._round.pop(request, None)
         self._last.pop(request, None)
+
+    def forget_replica(self, replica: str) -> None:
+        """The replica is gone and will not answer."""
+        self._owed.discard(replica)
 
     def verdict(
         self, request: str, attempt: int, members: Collection[str], own: Iterable[EdgeCounts]
