@@ -45,7 +45,7 @@ def main(spec_json: str, pipe: Connection) -> None:
     except Exception as error:
         logging.getLogger("omni_graph.worker").critical("could not start:\n%s", traceback.format_exc())
         parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
-        os._exit(EXIT_FAILED)
+        sys.exit(EXIT_FAILED)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     parent.watch(worker)
     address = worker.links.address
@@ -55,10 +55,8 @@ def main(spec_json: str, pipe: Connection) -> None:
     except Exception as error:
         logging.getLogger("omni_graph.worker").critical("ended:\n%s", traceback.format_exc())
         parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
-        os._exit(EXIT_FAILED)
+        sys.exit(EXIT_FAILED)
     parent.tell(state=State.STOPPED)
-    logging.shutdown()
-    os._exit(0)  # no interpreter teardown: nothing is left to save, and torch's threads take seconds to end
 
 
 def thread_environment(threads: int) -> dict[str, str]:

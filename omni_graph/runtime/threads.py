@@ -25,12 +25,15 @@ SWITCH_INTERVAL_S = 0.0005
 class ThreadHandle:
     """A replica in a thread."""
 
-    def __init__(self, spec: ReplicaSpec, hub: MemoryHub, changed: Callable[[Change], None]) -> None:
+    def __init__(
+        self, spec: ReplicaSpec, hub: MemoryHub, loading: threading.Lock, changed: Callable[[Change], None]
+    ) -> None:
         self.spec = spec
         self.state = State.LOADING
         self.address: Address | None = None
         self.pid = os.getpid()
         self._hub = hub
+        self._loading = loading
         self._changed = changed
         self._worker: Worker | None = None
         self._log: deque[str] = deque(maxlen=200)
@@ -44,7 +47,8 @@ class ThreadHandle:
 
     def _run(self) -> None:
         try:
-            self._worker = Worker(self.spec, self._links)
+            with self._loading:  # one at a time: large modules do not survive being imported by two threads at once
+                self._worker = Worker(self.spec, self._links)
             self.address = self._worker.links.address
             self._become(State.READY)
             self._worker.run()
@@ -83,13 +87,14 @@ class ThreadLauncher:
 
     def __init__(self) -> None:
         self.hub = MemoryHub()
+        self._loading = threading.Lock()
         self._interval = sys.getswitchinterval()
 
     def prepare(self, specs: Sequence[ReplicaSpec]) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> ThreadHandle:
-        return ThreadHandle(spec, self.hub, changed)
+        return ThreadHandle(spec, self.hub, self._loading, changed)
 
     def bind(self, run_folder: str) -> str:
         return "memory:"
