@@ -59,7 +59,7 @@ def run(
     from omni_graph.plan import make_plan
     from omni_graph.runtime.app import launch
 
-    loaded = load_graph(graph, settings=settings, environ=os.environ)
+    loaded = load_graph(graph, settings=settings or (), environ=os.environ)
     deployment = load_deploy(deploy) if deploy is not None else None
     plan = make_plan(loaded, deployment)
     flags = Flags(
