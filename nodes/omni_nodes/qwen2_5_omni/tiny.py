@@ -8,6 +8,7 @@ A build is a function of seed and shape, and atomic: the folder is there whole, 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -123,7 +124,7 @@ def _spread(module: nn.Module, name: str, noise: torch.Tensor) -> torch.Tensor:
     if isinstance(module, nn.Embedding):
         return noise * 0.5
     if noise.ndim >= 2:
-        return noise / noise[0].numel() ** 0.5
+        return noise / math.sqrt(noise[0].numel())
     if name == "weight":
         return 1 + 0.1 * noise
     return 0.1 * noise

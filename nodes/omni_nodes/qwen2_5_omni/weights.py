@@ -160,7 +160,7 @@ def _on_meta(cls: type[P], config: Any) -> P:
     torch.device as a context holds for this thread alone: stages of one process may load at the same time.
     """
     with torch.device("meta"):
-        model = cls(config)
+        model: P = cls(config)
     for module in model.modules():
         names = [name for name, _ in module.named_buffers(recurse=False)]
         if not names:

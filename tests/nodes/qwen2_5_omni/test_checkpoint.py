@@ -333,26 +333,35 @@ def test_a_failed_download_names_id_and_revision(monkeypatch: pytest.MonkeyPatch
         open_checkpoint("Qwen/Omni@v1")
 
 
-def test_tiny_is_built_once_by_processes_that_ask_together(tmp_path: Path) -> None:
-    script = f"""
+ASK_FOR_TINY = """
+import shutil, sys, types
 from pathlib import Path
-from omni_nodes.qwen2_5_omni import checkpoint, tiny
-build = tiny.build_tiny
-def counted(folder):
-    with open({str(tmp_path / "builds")!r}, "a") as log:
-        log.write("x")
-    build(folder)
-tiny.build_tiny = counted
-print(checkpoint.open_checkpoint("tiny", Path({str(tmp_path / "cache")!r})).folder)
+from omni_nodes.qwen2_5_omni import checkpoint
+
+def build_tiny(folder):  # stands for the real one, which needs seconds to import torch; waits for the test's word
+    print("building", flush=True)
+    sys.stdin.readline()
+    shutil.copytree(sys.argv[1], folder)
+
+sys.modules["omni_nodes.qwen2_5_omni.tiny"] = types.SimpleNamespace(build_tiny=build_tiny)
+print("asking", flush=True)
+print(checkpoint.open_checkpoint("tiny", Path(sys.argv[2])).folder)
 """
-    command = [sys.executable, "-c", script]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate()[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0]
-    assert (tmp_path / "builds").read_text() == "x"
-    (folder,) = folders
-    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert left == [Path(folder).name, f"{Path(folder).name}.lock"]
+
+
+def test_tiny_is_built_once_by_processes_that_ask_together(tiny_folder: Path, tmp_path: Path) -> None:
+    def ask() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", ASK_FOR_TINY, str(tiny_folder), str(tmp_path)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    first = ask()
+    assert [first.stdout.readline() for _ in range(2)] == ["asking\n", "building\n"]
+    second = ask()
+    assert second.stdout.readline() == "asking\n"
+    folder = Path(first.communicate("go\n")[0].strip())
+    assert second.communicate("go\n")[0].strip() == str(folder)  # and no "building"
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"{folder.name}.lock"}
 
 
 def test_tiny_is_cached_by_what_the_builder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
