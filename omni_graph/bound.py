@@ -73,4 +73,5 @@ def size_text(count: int) -> str:
         if value < 1024 or unit == UNITS[-1]:
             break
         value /= 1024
-    return f"{value:.3g} {unit}"
+    number = f"{value:.1f}".removesuffix(".0")
+    return f"{number} {unit}"

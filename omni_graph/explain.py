@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 
 from omni_graph.codes import FaultCode
+
+WIDTH = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,8 @@ def explanation(code: FaultCode) -> str:
     """The text of ``omni-graph explain``."""
     found = EXPLANATIONS[code]
     example = "\n".join(f"    {line}" for line in found.example.splitlines())
-    return f"{code}: {found.title}\n\n{found.meaning}\n\nTo mend it: {found.mend}\n\n{example}"
+    meaning, mend = fill(found.meaning, WIDTH), fill(f"To mend it: {found.mend}", WIDTH)
+    return f"{code}: {found.title}\n\n{meaning}\n\n{mend}\n\n{example}"
 
 
 EXPLANATIONS: dict[FaultCode, Explanation] = {

@@ -46,7 +46,7 @@ def load_graph(
     if validated.spec is not None:
         graph = Graph(validated.spec, path.parent, filled.document.source, filled.unused)
         later += graph_faults(graph, validated.broken)
-    faults = [*filled.document.faults, *(fault for fault in later if fault.path not in filled.failed)]
+    faults = [*filled.document.faults, *(fault for fault in later if not _is_echo(fault, filled))]
     if faults or graph is None:
         raise GraphError(faults)
     return graph
@@ -117,6 +117,11 @@ def _filled_with(
     unused = tuple(name for name in values if name not in body.used)
     failed = frozenset(".".join(place) for place in defaults.failed | body.failed)
     return _Filled(Document(data, document.source, faults), unused, failed)
+
+
+def _is_echo(fault: Fault, filled: _Filled) -> bool:
+    """Is the fault only that a reference which failed was not replaced? Not so for a fault of the key."""
+    return fault.path in filled.failed and fault.code not in {FaultCode.UNKNOWN_KEY, FaultCode.CONFIG_KEY}
 
 
 def _unknown_parameter(name: str, declared: Mapping[str, Any]) -> Fault:

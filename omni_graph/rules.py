@@ -6,6 +6,7 @@ Pure functions of Facts. A rule says nothing about what another rule has already
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from omni_graph.codes import FaultCode
 from omni_graph.config import Config, config_of
@@ -13,7 +14,7 @@ from omni_graph.errors import Fault, NodeError
 from omni_graph.facts import Facts, PlacedWire, gather, has_writer, reader_type, writer_type
 from omni_graph.frames import GATEWAY
 from omni_graph.graph import Graph
-from omni_graph.node import params_class
+from omni_graph.node import In, params_class
 from omni_graph.paths import cycles, reachable
 from omni_graph.spec import DeploySpec
 from omni_graph.suggest import suggest
@@ -58,13 +59,6 @@ def _no_node(facts: Facts, name: str, cls: type) -> str:
     except NodeError as error:
         return str(error)
     return ""
-
-
-def names_are_free(facts: Facts) -> Iterator[Fault]:
-    """OG018: no node is called like the Gateway."""
-    if GATEWAY in facts.spec.nodes:
-        message = f"`{GATEWAY}` is the name of the graph's own end; call the node something else"
-        yield facts.graph.source.at_key(FaultCode.RESERVED_NAME, ("nodes", GATEWAY), message)
 
 
 def sources_exist(facts: Facts) -> Iterator[Fault]:
@@ -119,12 +113,17 @@ def _type_names(left: type, right: type) -> tuple[str, str]:
 
 def inputs_are_fed(facts: Facts) -> Iterator[Fault]:
     """OG012: every input port that is not optional is fed. (A port is fed twice only by a duplicate key: OG002.)"""
+    for name, port in _unfed(facts):
+        message = f"nothing feeds the input `{port.name}`, which takes {port.type.__qualname__}"
+        yield facts.graph.source.at_key(FaultCode.NOT_FED, ("nodes", name), message)
+
+
+def _unfed(facts: Facts) -> Iterator[tuple[str, In[Any]]]:
     fed = {(wire.reader, wire.reader_port) for wire in facts.wires}
     for name, ports in facts.ports.items():
         for port in ports.inputs.values():
             if not port.optional and (name, port.name) not in fed:
-                message = f"nothing feeds the input `{port.name}`, which takes {port.type.__qualname__}"
-                yield facts.graph.source.at_key(FaultCode.NOT_FED, ("nodes", name), message)
+                yield name, port
 
 
 def graph_is_acyclic(facts: Facts) -> Iterator[Fault]:
@@ -138,13 +137,24 @@ def outputs_are_reachable(facts: Facts) -> Iterator[Fault]:
     """OG014: something can arrive at every output: it comes from a graph input, or from a node that has no input port."""
     if not facts.complete:
         return
-    sources = [name for name, ports in facts.ports.items() if not ports.inputs]
-    unknown = [name for name in facts.spec.nodes if name not in facts.ports]
-    reached = reachable([*sources, *unknown, GATEWAY], [pair for pair in facts.pairs if pair[1] != GATEWAY])
+    forward = [pair for pair in facts.pairs if pair[1] != GATEWAY]
+    reached = reachable([GATEWAY, *_sources(facts), *_refused(facts)], forward)
     for wire in facts.wires:
         if wire.reader == GATEWAY and wire.writer not in reached:
             message = f"nothing arrives at `{wire.source}`: no graph input leads to node `{wire.writer}`"
             yield _at(facts, wire, FaultCode.UNREACHABLE_OUTPUT, message)
+
+
+def _sources(facts: Facts) -> Iterator[str]:
+    yield from (name for name, ports in facts.ports.items() if not ports.inputs)
+
+
+def _refused(facts: Facts) -> Iterator[str]:
+    """Nodes that another rule refuses; what arrives at them once they are mended is not known."""
+    yield from (name for name in facts.spec.nodes if name not in facts.ports)
+    yield from (name for name, _ in _unfed(facts))
+    for cycle in cycles(tuple(facts.spec.nodes), facts.pairs):
+        yield from cycle
 
 
 def nodes_are_useful(facts: Facts) -> Iterator[Fault]:
@@ -200,7 +210,6 @@ GRAPH_RULES: tuple[Rule, ...] = (
     classes_resolve,
     classes_are_nodes,
     payloads_resolve,
-    names_are_free,
     sources_exist,
     ports_exist,
     types_agree,

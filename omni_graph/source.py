@@ -50,7 +50,7 @@ class Source:
 
     def _fault(self, code: FaultCode, place: Place, message: str, mark: Mark | None, exact: Place) -> Fault:
         path = ".".join(place)
-        setting = _nearest(self.settings, exact)
+        setting = _nearest(self.settings, exact) or self._made_by(exact)
         if setting is not None:
             return Fault(code, message, path, f"--set {setting}")
         if mark is None:
@@ -59,6 +59,11 @@ class Source:
         shown = text[:SHOWN_COLUMNS] if mark.column < SHOWN_COLUMNS else ""
         width = min(mark.width, max(1, len(shown) - mark.column + 1))
         return Fault(code, message, path, self.file, mark.line, mark.column, width, shown)
+
+    def _made_by(self, place: Place) -> str | None:
+        """The setting that made the mapping at ``place``, where the file has none."""
+        below = (text for inside, text in self.settings.items() if inside[: len(place)] == place)
+        return None if place in self.values else next(below, None)
 
 
 def _nearest(marks: Mapping[Place, V], place: Place) -> V | None:

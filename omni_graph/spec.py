@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,11 +25,13 @@ from pydantic import (
 )
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
+from omni_graph.frames import GATEWAY
 from omni_graph.source import Source
 
 API_VERSION = "omni_graph/v1"
+RESERVED = "reserved_name"
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 UNITS |= {"TiB": 1 << 40}
@@ -54,8 +57,26 @@ Bytes = Annotated[
 ]
 
 
+def _not_reserved(name: str) -> str:
+    """OG018: ``gateway`` is the name of the graph's own end."""
+    if name == GATEWAY:
+        raise PydanticCustomError(
+            RESERVED, "`gateway` is the name of the graph's own end; call the node something else"
+        )
+    return name
+
+
+NodeName = Annotated[Name, AfterValidator(_not_reserved)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True)
+
+
+def _mapping(value: object, key: str, allowed: str, cls: type) -> object:
+    if not isinstance(value, str | dict | cls):
+        raise ValueError(f"should be {allowed}")
+    return {key: value} if isinstance(value, str) else value
 
 
 def _or_text(schema: JsonSchemaValue) -> JsonSchemaValue:
@@ -78,7 +99,7 @@ class Wire(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        return {"from": value} if isinstance(value, str) else value
+        return _mapping(value, "from", "`node.port`, the name of a graph input, or a mapping", cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -94,7 +115,7 @@ class InputSpec(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        return {"type": value} if isinstance(value, str) else value
+        return _mapping(value, "type", "the name of a payload, or a mapping", cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -119,7 +140,7 @@ class GraphSpec(_Strict):
     parameters: dict[Name, JsonValue] = Field(default={}, description="name -> default, used as ${name}")
     inputs: dict[Name, InputSpec] = Field(default={}, description="graph input -> payload type")
     outputs: dict[Name, str] = Field(min_length=1, description="graph output -> `node.port`")
-    nodes: dict[Name, NodeSpec] = Field(min_length=1)
+    nodes: dict[NodeName, NodeSpec] = Field(min_length=1)
 
 
 class Limits(_Strict):

@@ -17,6 +17,7 @@ from omni_graph.codes import FaultCode
 from omni_graph.errors import Fault
 from omni_graph.reader import Document
 from omni_graph.source import Place, Source
+from omni_graph.spec import RESERVED
 from omni_graph.suggest import suggest
 
 S = TypeVar("S", bound=BaseModel)
@@ -84,6 +85,8 @@ def _fault(model: type[BaseModel], source: Source, detail: ErrorDetails) -> Faul
         return source.at_key(FaultCode.UNKNOWN_KEY, place, f"unknown key `{place[-1]}`{known}")
     if detail["type"] == MISSING:
         return source.at_key(FaultCode.ILL_VALUE, place[:-1], f"the key `{place[-1]}` is missing")
+    if detail["type"] == RESERVED:
+        return source.at_key(FaultCode.RESERVED_NAME, place, detail["msg"])
     if detail["loc"][-1] == "[key]":
         name = f"`{place[-1]}` is not a name: letters, digits, _ and -, at most 64, no digit first"
         return source.at_key(FaultCode.ILL_VALUE, place, name)

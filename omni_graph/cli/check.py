@@ -112,10 +112,10 @@ def _notes(plan: Plan) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
+    """Columns as wide as their widest cell; the first row is the head, the others stand indented under it."""
+    cells = [rows[0], *((f"  {row[0]}", *row[1:]) for row in rows[1:])]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
 
 
 def _record(plan: Plan) -> dict[str, Any]:
