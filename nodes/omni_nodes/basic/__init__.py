@@ -1,0 +1,1 @@
+"""Small nodes without a model: to learn from, and to try a graph with."""
