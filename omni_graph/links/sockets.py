@@ -329,8 +329,8 @@ class ZmqLinks:
         self._waker.close()
         self._end_context()
         self._arrived.clear()
-        if self.address.endpoint.startswith(IPC):
-            _unlink(self.address.endpoint.removeprefix(IPC))
+        if self._incoming.endpoint.startswith(IPC):
+            _unlink(self._incoming.endpoint.removeprefix(IPC))
 
     def _await_callers(self, deadline: float) -> None:
         """A peer that has read our Goaway disconnects: wait for that, since its unread messages die with the ROUTER."""

@@ -114,6 +114,8 @@ def required_the_links_of_a_pair_are_independent(bench: Bench) -> None:
     bench.expect_loss(b, a, Side.READS, [_start(1)])
     b.send(a, Side.WRITES, [_start(5)])
     bench.expect(a, b, Side.READS, [_start(2), _start(5)])
+    a.send(b, Side.READS, [_credit(6)])
+    bench.expect(b, a, Side.WRITES, [_credit(3), _credit(6)])
 
 
 def required_send_never_blocks(bench: Bench) -> None:
@@ -143,9 +145,11 @@ def required_a_drop_is_told_to_the_peer_alone(bench: Bench) -> None:
         if dropper_opened:
             writer.drop(reader, Side.WRITES)
             bench.expect_loss(reader, writer, Side.READS, [_start(1)])
+            bench.expect(writer, reader, Side.WRITES, [_credit(1)])
         else:
             reader.drop(writer, Side.READS)
             bench.expect_loss(writer, reader, Side.WRITES, [_credit(1)])
+            bench.expect(reader, writer, Side.READS, [_start(1)])
         _expect_new_link(bench, writer, reader)
 
 

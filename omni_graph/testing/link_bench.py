@@ -151,8 +151,18 @@ class Bench:
         return last
 
     def in_thread(self, work: Callable[[], None], what: str) -> None:
-        """Run ``work`` beside us and wait for it; AssertionError at the deadline."""
-        thread = threading.Thread(target=work, daemon=True)
+        """Run ``work`` beside us and wait for it; what it raises is raised here. AssertionError at the deadline."""
+        raised: list[Exception] = []
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(self.deadline_s)
         require(not thread.is_alive(), f"{what} blocked for {self.deadline_s} s")
+        if raised:
+            raise raised[0]
