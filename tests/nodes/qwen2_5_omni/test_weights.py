@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 
 from omni_nodes.qwen2_5_omni import weights
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from tests.nodes.qwen2_5_omni.reference import Reference
 
 Tensors = dict[str, torch.Tensor]
 
@@ -157,8 +159,6 @@ def test_embedding_rows_are_a_slice_of_the_thinkers_table(shape: str, request: p
 
 
 def test_speakers_are_those_of_the_reference(odd_folder: Path) -> None:
-    from tests.nodes.qwen2_5_omni.reference import Reference
-
     theirs = Reference(odd_folder).model.speaker_map
     ours = weights.load_speakers(open_checkpoint(str(odd_folder)))
     assert list(ours) == list(theirs) == ["Chelsie", "Ethan"]
@@ -205,3 +205,14 @@ def test_no_speaker_file_is_an_error_that_says_what_it_is_for(folder: Path) -> N
     (folder / "spk_dict.pt").unlink()
     with pytest.raises(CheckpointError, match=r"spk_dict\.pt: no such file; without it there is no voice"):
         weights.load_speakers(open_checkpoint(str(folder)))
+
+
+def test_stages_of_one_process_may_load_at_the_same_time(reference: Reference) -> None:
+    opened, model = open_checkpoint(str(reference.folder)), reference.model
+    loaders = (weights.load_codec_dit, weights.load_bigvgan, weights.load_audio_encoder) * 2
+    with ThreadPoolExecutor(len(loaders)) as pool:
+        loaded = list(pool.map(lambda load: load(opened), loaders))
+    token2wav = model.token2wav
+    theirs = (token2wav.code2wav_dit_model, token2wav.code2wav_bigvgan_model, model.thinker.model.audio_tower) * 2
+    for ours, expected in zip(loaded, theirs, strict=True):
+        assert_same(ours, expected)
