@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from omni_graph.errors import NodeError, RequestError
-from omni_graph.node import In, Inbox, Out, Outbox, ports_of
+from omni_graph.node import In, Inbox, Out, Outbox, Ports, ports_of
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -24,8 +24,7 @@ class _OneToOne(ABC):
     """One In, one Out, and the failures that are still to be raised: a slice can raise only one."""
 
     max_batch: int = 8
-    _input: ClassVar[In[Any]]
-    _output: ClassVar[Out[Any]]
+    _ports: ClassVar[Ports]
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -37,7 +36,7 @@ class _OneToOne(ABC):
                 f"{cls.__qualname__} has inputs ({', '.join(ports.inputs)}) and outputs ({', '.join(ports.outputs)}); "
                 f"a {cls._kind()} has exactly one In and one Out: for other ports write a plain Node"
             )
-        (cls._input,), (cls._output,) = ports.inputs.values(), ports.outputs.values()
+        cls._ports = ports
 
     @classmethod
     def _kind(cls) -> str:
@@ -46,6 +45,16 @@ class _OneToOne(ABC):
     @abstractmethod
     def forward(self, *batch: Any) -> Any:
         """What the author writes."""
+
+    @cached_property
+    def _input(self) -> In[Any]:
+        (port,) = self._ports.inputs.values()
+        return port
+
+    @cached_property
+    def _output(self) -> Out[Any]:
+        (port,) = self._ports.outputs.values()
+        return port
 
     @cached_property
     def _failures(self) -> deque[RequestError]:

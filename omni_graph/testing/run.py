@@ -25,7 +25,7 @@ from omni_graph.frames import (
     Start,
     Stop,
 )
-from omni_graph.node import Node, ports_of
+from omni_graph.node import In, Node, Out, ports_of
 from omni_graph.payload import default_window
 from omni_graph.testing.silent import SilentObserver
 from omni_graph.wiring import Edge
@@ -58,7 +58,7 @@ class NodeRun:
         self.peak: dict[str, int] = {}
         ports = ports_of(type(node))
         read = set(ports.outputs if outputs is None else outputs)
-        wired = [("in", port) for port in ports.inputs.values()]
+        wired: list[tuple[str, In[Any] | Out[Any]]] = [("in", port) for port in ports.inputs.values()]
         wired += [("out", port) for port in ports.outputs.values() if port.name in read]
         self._edges = {}
         for number, (way, port) in enumerate(wired):
