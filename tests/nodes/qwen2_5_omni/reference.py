@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniProcessor
+from transformers import Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniProcessor, Qwen2VLImageProcessorPil
 
 MENDED = "5.23."
 SAMPLE_RATE = 24000
@@ -56,6 +56,8 @@ class Reference:
             )
         if self._processor is None:
             self._processor = Qwen2_5OmniProcessor.from_pretrained(self.folder)
+            # Pillow's resize is the reference; with torchvision installed the processor would take the other one
+            self._processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(self.folder)
         return self._processor
 
     @property
