@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import typing
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ class ConfigKey:
 
     def problem(self, value: object) -> str:
         """Why ``value`` cannot be given, with both types; empty where it can."""
-        adapter = self._adapter()
+        adapter = _adapter(self.annotation)
         if adapter is None:
             return f"its type {self.written} is none that a graph file can write"
         try:
@@ -45,14 +46,16 @@ class ConfigKey:
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of the value; anything where the type cannot be written down."""
-        adapter = self._adapter()
+        adapter = _adapter(self.annotation)
         return {} if adapter is None else adapter.json_schema()
 
-    def _adapter(self) -> TypeAdapter[Any] | None:
-        try:
-            return TypeAdapter(self.annotation) if self.annotation is not None else None
-        except (PydanticSchemaGenerationError, PydanticUserError):
-            return None
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(annotation) if annotation is not None else None
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,19 @@ def config_of(cls: type) -> Config:
     """The config of a node class, from its constructor's signature."""
     parameters = inspect.signature(cls).parameters.values()
     named = [parameter for parameter in parameters if parameter.kind in NAMED]
-    scope = getattr(cls.__init__, "__globals__", {})
+    scope = _scope(cls)
     return Config(
         {parameter.name: _key(parameter, scope) for parameter in named if parameter.name not in FRAMEWORK_KEYS},
         tuple(parameter.name for parameter in named if parameter.name in FRAMEWORK_KEYS),
         any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters),
     )
+
+
+def _scope(cls: type) -> dict[str, Any]:
+    """The names that the constructor's annotations are written in: those of the class that defines it."""
+    constructor = next(vars(owner)["__init__"] for owner in cls.__mro__ if "__init__" in vars(owner))
+    scope: dict[str, Any] = getattr(constructor, "__globals__", {})
+    return scope
 
 
 def _key(parameter: inspect.Parameter, scope: dict[str, Any]) -> ConfigKey:

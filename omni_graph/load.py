@@ -17,11 +17,13 @@ from omni_graph.graph import Graph
 from omni_graph.reader import Document, read_file
 from omni_graph.rules import graph_faults
 from omni_graph.settings import Substitution, with_settings
+from omni_graph.source import in_order
 from omni_graph.spec import DeploySpec, GraphSpec
 from omni_graph.suggest import suggest
 from omni_graph.validate import Validated, validate
 
 PACKAGE = Path(__file__).parent
+# installed, and in a source checkout
 GRAPH_FOLDERS = (PACKAGE / "_graphs", PACKAGE.parent / "graphs")
 SUFFIXES = (".yaml", ".yml")
 
@@ -48,7 +50,7 @@ def load_graph(
         later += graph_faults(graph, validated.broken)
     faults = [*filled.document.faults, *(fault for fault in later if not _is_echo(fault, filled))]
     if faults or graph is None:
-        raise GraphError(faults)
+        raise GraphError(in_order(faults))
     return graph
 
 
@@ -58,7 +60,7 @@ def load_deploy(path: str | Path) -> DeploySpec:
     validated: Validated[DeploySpec] = validate(DeploySpec, document)
     faults = (*document.faults, *validated.faults)
     if faults or validated.spec is None:
-        raise GraphError(faults)
+        raise GraphError(in_order(faults))
     return validated.spec.at(document.source)
 
 
@@ -76,8 +78,8 @@ def find_graph(path_or_name: str | Path) -> Path:
 
 def packaged_graphs() -> dict[str, Path]:
     """Name -> file of the graphs that come with the package."""
-    files = (file for folder in GRAPH_FOLDERS if folder.is_dir() for file in sorted(folder.glob("*.yaml")))
-    return {file.stem: file for file in files}
+    folder = next(folder for folder in GRAPH_FOLDERS if folder.is_dir())
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from omni_graph.graph import Graph
 from omni_graph.paths import Pair, fork_joins, reachable, topological_order
 from omni_graph.payload import max_packet_bytes, payload_fields
 from omni_graph.rules import GRAPH_RULES
+from omni_graph.source import in_order
 from omni_graph.spec import DeploySpec, StageSpec
 from omni_graph.suggest import suggest
 from omni_graph.wiring import Edge
@@ -107,7 +108,7 @@ def make_plan(graph: Graph, deploy: DeploySpec | None = None) -> Plan:
     facts = gather(graph, deploy or DeploySpec())
     faults = [fault for rule in (*GRAPH_RULES, *DEPLOY_RULES) for fault in rule(facts)]
     if faults:
-        raise GraphError(faults)
+        raise GraphError(in_order(faults))
     pairs = [pair for pair in facts.pairs if GATEWAY not in pair]
     order = topological_order(tuple(facts.spec.nodes), pairs)
     return Plan(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
 MAX_DEPTH = 32
+MAX_BRACKETS = 256
 TAG = "tag:yaml.org,2002:"
 SCALARS = frozenset({"int", "float", "bool", "null"})
 TEXTS = frozenset({"str", "timestamp"})
@@ -61,6 +63,8 @@ def read_yaml(text: str, shown: str) -> Document:
         raise GraphError(
             [Fault(FaultCode.UNREADABLE, "YAML directives (%) are not allowed; it is YAML 1.2", "", shown)]
         )
+    if _deepest(text) > MAX_BRACKETS:
+        raise _unreadable(shown, f"has more than {MAX_BRACKETS} brackets open at once")
     yaml = _parser()
     root = _compose(yaml, text, source)
     if root is None:
@@ -85,6 +89,12 @@ def read_value(text: str) -> Any:
     except GraphError:
         return text
     return text if tree.faults else value
+
+
+def _deepest(text: str) -> int:
+    """How many brackets are open at once, at most; YAML scanners take quadratic time in that."""
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+    return max(accumulate(steps), default=0)
 
 
 def _parser() -> YAML:

@@ -57,11 +57,14 @@ def payload_class(name: str, folder: Path) -> type:
 
 
 def _known_payload(name: str) -> type:
-    known = {key: value for key, value in vars(payload).items() if is_dataclass(value) and value is not payload.Array}
+    known = {
+        key: value
+        for key, value in vars(payload).items()
+        if isinstance(value, type) and is_dataclass(value) and value is not payload.Array
+    }
     if name not in known:
         raise _fault(f"`{name}` is not a payload of omni_graph.payload{suggest(name, known)}")
-    found: type = known[name]
-    return found
+    return known[name]
 
 
 def _module(name: str) -> ModuleType:

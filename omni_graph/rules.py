@@ -75,7 +75,7 @@ def _no_source(facts: Facts, wire: PlacedWire) -> str:
         return f"`{wire.source}`: the graph has no node `{wire.writer}`{suggest(wire.writer, nodes)}"
     if wire.source in nodes:
         ports = facts.ports[wire.source].outputs if wire.source in facts.ports else ()
-        return f"`{wire.source}` is a node; name its port{suggest('', [f'{wire.source}.{port}' for port in ports])}"
+        return f"`{wire.source}` is a node; name its port{suggest('', ports, f'{wire.source}.{{}}')}"
     if wire.reader == GATEWAY:
         return f"`{wire.source}` is not `node.port`{suggest(wire.source, nodes)}"
     return f"the graph has no input `{wire.source}`{suggest(wire.source, [*inputs, *nodes])}"
@@ -85,7 +85,7 @@ def ports_exist(facts: Facts) -> Iterator[Fault]:
     """OG007: every wire leaves an output port of its writer and enters an input port of its reader."""
     for wire in facts.wires:
         if wire.writer in facts.ports and wire.writer_port not in facts.ports[wire.writer].outputs:
-            known = suggest(wire.source, [f"{wire.writer}.{port}" for port in facts.ports[wire.writer].outputs])
+            known = suggest(wire.writer_port, facts.ports[wire.writer].outputs, f"{wire.writer}.{{}}")
             message = f"`{wire.source}` is not a port of node `{wire.writer}`{known}"
             yield _at(facts, wire, FaultCode.UNKNOWN_PORT, message)
     for wire in (*facts.wires, *facts.unwired):

@@ -5,7 +5,7 @@ A value; opens no file. A Source without marks belongs to a spec that was made i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -64,6 +64,11 @@ class Source:
         """The setting that made the mapping at ``place``, where the file has none."""
         below = (text for inside, text in self.settings.items() if inside[: len(place)] == place)
         return None if place in self.values else next(below, None)
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """The faults as a person reads the files: by file, line and column."""
+    return sorted(faults, key=lambda fault: (fault.file, fault.line, fault.column))
 
 
 def _nearest(marks: Mapping[Place, V], place: Place) -> V | None:

@@ -6,7 +6,7 @@ Nothing here imports a node or opens a file; whether the names fit together is f
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,14 +23,17 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic.annotated_handlers import GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from omni_graph.frames import GATEWAY
 from omni_graph.source import Source
 
-API_VERSION = "omni_graph/v1"
+if TYPE_CHECKING:
+    from pydantic.annotated_handlers import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+API_VERSION: Final = "omni_graph/v1"
 RESERVED = "reserved_name"
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}

@@ -21,7 +21,7 @@ def test_a_sound_graph(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         "stage    uses                        replicas x streams\n"
         "  echo   tests.core.toy_nodes:Echo   1 x 16\n"
         "  speak  tests.core.toy_nodes:Speak  with echo\n\n"
-        "edge                           type        window  packet  at most\n"
+        "edge                             type        window  packet  at most\n"
         "  gateway.question -> echo.text  TextDelta   64      64 KiB  128 MiB\n"
         "  echo.said -> speak.text        TextDelta   64      64 KiB  128 MiB\n"
         "  echo.said -> gateway.text      TextDelta   64      64 KiB  128 MiB\n"

@@ -56,7 +56,9 @@ def test_a_spec_survives_json() -> None:
         (b"a: \xff\xfe\n", "not UTF-8 text: byte 0xff at offset 3"),
         (b"a: \x01\n", "special characters are not allowed"),
         (b"x" * (1 << 20) + b"x", "over 1 MiB"),
-        (b"[" * 50_000, "nested more than"),
+        (b"[" * 200_000, "more than 256 brackets open at once"),
+        (b"\n".join(b" " * n + b"a:" for n in range(40)), "more than 32 levels"),
+        (b"\n".join(b" " * n + b"a:" for n in range(900)), "nested more than 32 levels"),
         (b"%YAML 1.1\n---\na: no\n", "directives"),
         (b"a: *nobody\n", "undefined alias"),
         (b"a: &a {b: *a}\n", "aliases expanded"),
@@ -166,8 +168,18 @@ nodes:
   speak: {uses: "tests.core.toy_nodes:Speak", config: {rat: "${rte}"}, inputs: {text: echo.sad}}
   broken: {uses: 3, inputs: {text: speak.text}}
 """
-    codes = [str(fault.code) for fault in graph_faults(tmp_path, text)]
-    assert sorted(codes) == ["OG002", "OG003", "OG004", "OG005", "OG006", "OG007", "OG016", "OG016"]
+    faults = graph_faults(tmp_path, text)
+    assert [fault.line for fault in faults] == sorted(fault.line for fault in faults)
+    assert sorted(str(fault.code) for fault in faults) == [
+        "OG002",
+        "OG003",
+        "OG004",
+        "OG005",
+        "OG006",
+        "OG007",
+        "OG016",
+        "OG016",
+    ]
 
 
 def test_what_reads_a_broken_node_is_not_blamed(tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ def test_og007_a_port_that_is_not_there_is_shown_as_the_design_shows_it(tmp_path
     )
 
 
+def test_og007_a_port_is_compared_without_its_node(tmp_path: Path) -> None:
+    text = nodes_only('a_long_name: {uses: "@Split", inputs: {text: question}}', "{out: a_long_name.zzz}")
+    message = only_fault(tmp_path, text).message
+    assert message.endswith("(known: `a_long_name.left`, `a_long_name.right`)")
+
+
 def test_og007_an_input_that_the_node_does_not_have(tmp_path: Path) -> None:
     fault = only_fault(tmp_path, nodes_only(ECHO.replace("{text:", "{text: question, texd:")))
     assert (fault.code, marked(fault)) == (FaultCode.UNKNOWN_PORT, "texd")
