@@ -7,21 +7,16 @@ Everything here came from outside: each field is checked before it is used, and 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from omni_graph.errors import OmniGraphError
 from omni_graph.payload import Conversation
 from omni_nodes.media.limits import MediaLimits
+from omni_nodes.qwen2_5_omni.json_fields import Fields, InvalidInput
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("audio", "image", "video")
 IMAGE_BYTES = 64_000_000
-
-
-class InvalidInput(OmniGraphError):
-    """The user's conversation cannot be served. The frontend fails the request with this line as ``invalid_input``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +144,7 @@ def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]
 
 
 def _message(value: object, place: str) -> Message:
-    fields = _Fields.of(value, place, ("role", "content"))
+    fields = Fields.of(value, place, ("role", "content"))
     role = fields.one_of("role", ROLES)
     content = fields.get("content")
     if isinstance(content, str):
@@ -160,17 +155,17 @@ def _message(value: object, place: str) -> Message:
 
 
 def _part(value: object, place: str) -> Part:
-    fields = _Fields.of(value, place)
+    fields = Fields.of(value, place)
     kind = fields.one_of("type", ("text", *KINDS))
     return _PARTS[kind](fields)
 
 
-def _text(fields: _Fields) -> Part:
+def _text(fields: Fields) -> Part:
     fields.only("type", "text")
     return TextPart(fields.text("text"))
 
 
-def _audio(fields: _Fields) -> Part:
+def _audio(fields: Fields) -> Part:
     fields.only("type", "media", "format", "name", "shape", "sample_rate")
     layout = fields.one_of("format", ("file", "float32"))
     if layout == "file":
@@ -178,14 +173,14 @@ def _audio(fields: _Fields) -> Part:
     return MediaPart("audio", *fields.medium(), layout, fields.shape(1, 2), fields.count("sample_rate"))
 
 
-def _image(fields: _Fields) -> Part:
+def _image(fields: Fields) -> Part:
     fields.only("type", "media", "format", "name", "shape")
     layout = fields.one_of("format", ("file", "uint8"))
     shape = () if layout == "file" else fields.shape(3)
     return MediaPart("image", *fields.medium(), layout, shape)
 
 
-def _video(fields: _Fields) -> Part:
+def _video(fields: Fields) -> Part:
     fields.only("type", "media", "format", "name", "shape", "fps", "audio")
     layout = fields.one_of("format", ("file", "uint8"))
     sound = fields.flag("audio")
@@ -194,78 +189,4 @@ def _video(fields: _Fields) -> Part:
     return MediaPart("video", *fields.medium(), layout, fields.shape(4), fps=fields.rate("fps"), sound=sound)
 
 
-_PARTS: dict[str, Callable[[_Fields], Part]] = {"text": _text, "audio": _audio, "image": _image, "video": _video}
-
-
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """A JSON object with its place; each reader checks one field."""
-
-    values: Mapping[str, object]
-    place: str
-
-    @classmethod
-    def of(cls, value: object, place: str, allowed: Sequence[str] | None = None) -> _Fields:
-        if not isinstance(value, dict):
-            raise InvalidInput(f"{place}: an object is needed, not {type(value).__name__}")
-        fields = cls(value, place)
-        if allowed is not None:
-            fields.only(*allowed)
-        return fields
-
-    def only(self, *allowed: str) -> None:
-        unknown = sorted(set(self.values) - set(allowed))
-        if unknown:
-            raise InvalidInput(f"{self.place}: unknown field {unknown[0]!r}; allowed: {', '.join(allowed)}")
-
-    def get(self, name: str) -> object:
-        if name not in self.values:
-            raise InvalidInput(f"{self.place}: {name} is missing")
-        return self.values[name]
-
-    def fail(self, name: str, needed: str) -> InvalidInput:
-        return InvalidInput(f"{self.place}.{name}: {needed} is needed, not {self.values.get(name)!r:.80}")
-
-    def text(self, name: str) -> str:
-        value = self.get(name)
-        if not isinstance(value, str):
-            raise self.fail(name, "text")
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise InvalidInput(f"{self.place}.{name}: half of a surrogate pair is no text")
-        return value
-
-    def one_of(self, name: str, allowed: Sequence[str]) -> str:
-        value = self.get(name)
-        if not isinstance(value, str) or value not in allowed:
-            raise self.fail(name, "one of " + ", ".join(allowed))
-        return value
-
-    def medium(self) -> tuple[int, str]:
-        """Which medium's bytes belong to this part, and what the user called it (its place, where they did not)."""
-        return self.count("media", least=0), self.text("name") if "name" in self.values else self.place
-
-    def count(self, name: str, *, least: int = 1) -> int:
-        value = self.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.fail(name, f"an integer of at least {least}")
-        return value
-
-    def rate(self, name: str) -> float:
-        value = self.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise self.fail(name, "a number above 0")
-        return float(value)
-
-    def flag(self, name: str) -> bool | None:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.fail(name, "true or false")
-        return value
-
-    def shape(self, *ranks: int) -> tuple[int, ...]:
-        value = self.get("shape")
-        if not isinstance(value, list) or len(value) not in ranks:
-            raise self.fail("shape", f"a list of {' or '.join(map(str, ranks))} lengths")
-        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in value):
-            raise self.fail("shape", "a list of positive integers")
-        return tuple(value)
+_PARTS: dict[str, Callable[[Fields], Part]] = {"text": _text, "audio": _audio, "image": _image, "video": _video}

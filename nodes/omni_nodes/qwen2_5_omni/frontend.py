@@ -17,7 +17,8 @@ from omni_graph.node import In, Inbox, Out, Outbox
 from omni_graph.payload import Conversation
 from omni_nodes.media.limits import MediaError, MediaLimits
 from omni_nodes.payloads import LayoutSegment, MelChunk, Patches
-from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ConversationReader, InvalidInput
+from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ConversationReader
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.preparation import Arm

@@ -32,7 +32,8 @@ from omni_nodes.media.patches import (
 from omni_nodes.media.video import FramePair, FrameReader, VideoInfo, VideoProbe, array_info, array_pairs
 from omni_nodes.payloads import MelChunk, Patches
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint
-from omni_nodes.qwen2_5_omni.conversation import InvalidInput, MediaPart
+from omni_nodes.qwen2_5_omni.conversation import MediaPart
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import AudioSpan, Grid, ImageSpan, Span, VideoSpan, audio_tokens
 from omni_nodes.qwen2_5_omni.settings import CheckpointError, PixelSettings
 

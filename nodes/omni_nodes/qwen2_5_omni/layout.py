@@ -15,7 +15,7 @@ import numpy as np
 
 from omni_graph.payload import Array
 from omni_nodes.payloads import LayoutSegment
-from omni_nodes.qwen2_5_omni.conversation import InvalidInput
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.settings import MediaTokens
 
 MAX_SEGMENT_TOKENS = 1 << 16

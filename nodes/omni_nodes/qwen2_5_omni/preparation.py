@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 from omni_nodes.media.limits import MediaLimits
 from omni_nodes.payloads import Patches
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint
-from omni_nodes.qwen2_5_omni.conversation import InvalidInput, ParsedConversation
+from omni_nodes.qwen2_5_omni.conversation import ParsedConversation
 from omni_nodes.qwen2_5_omni.intake import MediaIntake, Medium, PictureSource, Slices, blocks_of, mel_chunks
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import lay_out
 from omni_nodes.qwen2_5_omni.prompt import PromptWriter
 

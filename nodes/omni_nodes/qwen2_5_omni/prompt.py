@@ -18,7 +18,8 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from omni_nodes.qwen2_5_omni.conversation import ROLES, InvalidInput, Message, TextPart
+from omni_nodes.qwen2_5_omni.conversation import ROLES, Message, TextPart
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import Run
 from omni_nodes.qwen2_5_omni.settings import CheckpointError, Section
 

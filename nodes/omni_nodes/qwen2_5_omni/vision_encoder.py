@@ -62,23 +62,23 @@ class VisionEncoder:
             self._send(request, outbox)
         for request in inbox.drained(self.patches):
             self._finish(request, outbox)
-        return any(self._may_take(request, outbox) for request in inbox.ready(self.patches))
+        return any(outbox.room(self.embeds, request) > 0 for request in inbox.ready(self.patches))
 
     def _send(self, request: str, outbox: Outbox) -> None:
         outgoing = self._streams[request].outgoing
         while outgoing and outbox.room(self.embeds, request) > 0:
             outbox.send(self.embeds, request, outgoing.popleft())
 
-    def _may_take(self, request: str, outbox: Outbox) -> bool:
-        return not self._streams[request].outgoing and outbox.room(self.embeds, request) > 0
-
     def _gather(self, inbox: Inbox, outbox: Outbox) -> dict[str, _Stream]:
-        """Up to ``max_batch`` requests whose next picture is complete; what has come of other pictures is taken too."""
+        """Up to ``max_batch`` requests whose next picture is complete; what has come of other pictures is taken too.
+
+        Where there is room here, nothing waits for it: ``step`` has sent what it could.
+        """
         batch: dict[str, _Stream] = {}
         for request in inbox.ready(self.patches):
             if len(batch) == self._max_batch:
                 break
-            if self._may_take(request, outbox) and self._take_picture(request, inbox):
+            if outbox.room(self.embeds, request) > 0 and self._take_picture(request, inbox):
                 batch[request] = self._streams[request]
         return batch
 

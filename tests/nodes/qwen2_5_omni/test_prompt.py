@@ -15,12 +15,12 @@ from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 from omni_nodes.qwen2_5_omni.conversation import (
     ConversationLimits,
     ConversationReader,
-    InvalidInput,
     MediaPart,
     Message,
     TextPart,
     parse_messages,
 )
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import AudioSpan, ImageSpan, Span, VideoSpan, audio_tokens, lay_out
 from omni_nodes.qwen2_5_omni.prompt import PromptWriter
 
@@ -219,6 +219,12 @@ def test_messages_become_typed_values():
             ),
         ),
     )
+
+
+def test_a_mediums_name_is_fit_for_a_message_of_one_line():
+    (message,) = parse_messages(messages_json([{**AUDIO, "name": "a\n\x1b[31mb" + "c" * 1000}]), LIMITS)
+    assert isinstance(message.content, tuple)
+    assert message.content[0].name == "a??[31mb" + "c" * 192
 
 
 AUDIO = {"type": "audio", "media": 0, "format": "float32", "shape": [5], "sample_rate": 8000}

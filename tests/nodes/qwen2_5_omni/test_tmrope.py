@@ -17,7 +17,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from omni_graph.payload import Array
 from omni_nodes.payloads import LayoutSegment
-from omni_nodes.qwen2_5_omni.conversation import InvalidInput
+from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import (
     AudioSpan,
     ImageSpan,
@@ -29,7 +29,7 @@ from omni_nodes.qwen2_5_omni.layout import (
     lay_out,
 )
 from omni_nodes.qwen2_5_omni.settings import MediaTokens
-from omni_nodes.qwen2_5_omni.tmrope import TMRoPE
+from omni_nodes.qwen2_5_omni.tmrope import TMRoPE, grid_times
 
 TOKENS = MediaTokens(
     audio=101,
@@ -180,6 +180,15 @@ def test_the_reply_starts_after_the_largest_position_though_text_goes_on_from_th
     places = [rope.place(segment) for segment in segments]
     assert [int(place[0, -1]) for place in places] == [0, 26, 3, 4, 5]
     assert rope.next_position == 27
+
+
+def test_times_are_rounded_as_torch_rounds_them_at_any_frame_rate():
+    """In float64 one grid in some hundred lands on another position."""
+    grids = np.arange(384)
+    for fps in np.arange(0.1, 60, 0.01):
+        seconds = torch.tensor([2 / fps])[0]
+        theirs = (torch.arange(384) * seconds.float() * 25).long()
+        np.testing.assert_array_equal(grid_times(grids, 2 / fps, 25), theirs.numpy())
 
 
 def test_chunks_of_slow_videos_begin_inside_a_grid():
