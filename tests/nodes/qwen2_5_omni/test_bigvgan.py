@@ -140,6 +140,22 @@ def test_equal_shapes_share_a_call(node: BigVGAN, monkeypatch: pytest.MonkeyPatc
     assert batches == [2, 1, 2, 1]
 
 
+def test_a_client_that_does_not_read_pauses_its_own_request_alone(node: BigVGAN) -> None:
+    inputs = {"mel": cut(mel(100), (24, 48, 28), lookahead=24)}
+    alone = run_node(node, {"r": inputs})["r"]["audio"]
+    run = NodeRun(node, windows={"mel": 1, "audio": 1})
+    run.paused.add("slow")
+    for request in ("slow", "fast"):
+        run.open(request, inputs)
+    run.run()
+    assert run.complete("fast") and not run.complete("slow") and not run.errors
+    assert node.held() == {"slow"}
+    run.paused.clear()
+    run.run()
+    for request in ("slow", "fast"):
+        assert_same(run.outputs[request]["audio"], alone)
+
+
 def test_no_mel_is_no_sound(node: BigVGAN) -> None:
     assert run_node(node, {"r": {"mel": []}})["r"]["audio"] == []
 

@@ -215,7 +215,8 @@ class Wire:
     """An Inbox and Outbox of one request, whose room the test sets."""
 
     def __init__(self, waiting: list[Codes], room: int) -> None:
-        self.waiting, self.room_left, self.sent, self.taken, self.ended = waiting, room, [], 0, False
+        self.waiting, self.room_left, self.sent = waiting, room, []
+        self.taken, self.evaluations, self.ended = 0, 0, False
 
     def ready(self, port: Any) -> Sequence[str]:
         return ["r"] if self.waiting else []
@@ -239,20 +240,20 @@ class Wire:
         self.ended = True
 
     def working(self, request: str) -> None:
-        pass
+        self.evaluations += 1
 
 
 @pytest.mark.parametrize(("room", "taken", "sent"), [(0, 0, 0), (1, 48, 1), (2, 84, 2)])
 def test_codes_are_taken_only_for_mel_that_has_room(default: Checkpoint, room: int, taken: int, sent: int) -> None:
     """A client that does not read must pause the Talker: the windows wanted are 24, 48 and 84 codes, one code a packet.
 
-    While a window is in work, the codes of the next may come in.
+    While a window is in work, the codes of the next may come in; without room it is not begun.
     """
     node, wire = default.node("low_latency"), Wire(cut(ids(400), sizes=(1,)), room)
     node.open("r", CodecDiT.Params())
     while node.step(wire, wire):
         pass
-    assert (wire.taken, len(wire.sent), wire.ended) == (taken, sent, False)
+    assert (wire.taken, len(wire.sent), wire.evaluations, wire.ended) == (taken, sent, 36 * sent, False)
     wire.room_left = 1 << 62
     while node.step(wire, wire):
         pass
