@@ -7,7 +7,6 @@ resampling however the input is cut. Nothing is allocated by what a header claim
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy as np
 import soxr
@@ -47,7 +46,7 @@ class AudioDecoder:
         context = track.stream.codec_context
         limits.check_sound(context.sample_rate, context.channels, name)
         limits.check_seconds(max(track.seconds or 0.0, track.delay), name, medium)
-        self._start(_decoded(track), context.sample_rate, rate, name, limits, medium)
+        self._start(_decoded(track), _Mixer(context.sample_rate, name, limits, medium), rate)
 
     @classmethod
     def from_array(
@@ -67,30 +66,17 @@ class AudioDecoder:
         limits.check_sound(sample_rate, columns.shape[1], name)
         limits.check_seconds(len(columns) / sample_rate, name, "audio")
         decoder = cls.__new__(cls)
-        decoder._start(iter([columns]), sample_rate, rate, name, limits, "audio")
+        decoder._start(iter([columns]), _Mixer(sample_rate, name, limits, "audio"), rate)
         return decoder
 
-    def _start(
-        self,
-        blocks: Iterator[Samples],
-        source_rate: int,
-        rate: int,
-        name: str,
-        limits: MediaLimits,
-        medium: Medium,
-    ) -> None:
-        self.source_rate = source_rate
-        self.rate = rate
-        self._name = name
-        self._limits = limits
-        self._medium: Medium = medium
-        self._decoded = 0
-        self._slices = self._resampled(blocks)
+    def _start(self, blocks: Iterator[Samples], mixer: _Mixer, rate: int) -> None:
+        self._mixer = mixer
+        self._slices = _resampled(blocks, mixer, rate)  # holds no reference to self: bytes go when the decoder goes
 
     @property
     def seconds(self) -> float:
         """Playing time decoded so far."""
-        return self._decoded / self.source_rate
+        return self._mixer.seconds
 
     def __iter__(self) -> Iterator[Samples]:
         return self
@@ -102,23 +88,42 @@ class AudioDecoder:
         """All that is left, at once."""
         return np.concatenate([np.zeros(0, np.float32), *self])
 
-    def _resampled(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
-        resampler = soxr.ResampleStream(self.source_rate, self.rate, 1, dtype="float32", quality="HQ")
-        for second in chain.from_iterable(_pieces(block, self.source_rate) for block in blocks):
-            mono = self._mono(second)
-            yield from _pieces(resampler.resample_chunk(mono) if self.source_rate != self.rate else mono, self.rate)
-        if self.source_rate != self.rate:
-            yield from _pieces(resampler.resample_chunk(np.zeros(0, np.float32), last=True), self.rate)
-        if not self._decoded:
-            raise MediaError(self._name, "has no sound: its audio track is empty")
 
-    def _mono(self, block: Samples) -> Samples:
-        """(n, channels) -> (n,), counted and checked."""
-        self._decoded += len(block)
-        self._limits.check_seconds(self.seconds, self._name, self._medium)
+class _Mixer:
+    """Blocks to mono: counts what was decoded and judges it."""
+
+    def __init__(self, rate: int, name: str, limits: MediaLimits, medium: Medium) -> None:
+        self.rate = rate
+        self.name = name
+        self.samples = 0
+        self._limits = limits
+        self._medium: Medium = medium
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
+    def mono(self, block: Samples) -> Samples:
+        """(n, channels) -> (n,)."""
+        self.samples += len(block)
+        self._limits.check_seconds(self.seconds, self.name, self._medium)
         if not np.isfinite(block).all():
-            raise MediaError(self._name, "has a sample that is not a finite number")
+            raise MediaError(self.name, "has a sample that is not a finite number")
         return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
+def _resampled(blocks: Iterator[Samples], mixer: _Mixer, rate: int) -> Iterator[Samples]:
+    """Blocks (n, channels) at the mixer's rate -> slices (n,) of at most a second at ``rate``."""
+    seconds = (mixer.mono(second) for block in blocks for second in _pieces(block, mixer.rate))
+    if mixer.rate == rate:
+        yield from seconds
+    else:
+        stream = soxr.ResampleStream(mixer.rate, rate, 1, dtype="float32", quality="HQ")
+        for second in seconds:
+            yield from _pieces(stream.resample_chunk(second), rate)
+        yield from _pieces(stream.resample_chunk(np.zeros(0, np.float32), last=True), rate)
+    if not mixer.samples:
+        raise MediaError(mixer.name, "has no sound: its audio track is empty")
 
 
 def _pieces(block: Samples, length: int) -> Iterator[Samples]:

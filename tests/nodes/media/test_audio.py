@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -87,6 +89,20 @@ def test_a_sound_track_that_starts_late_starts_with_silence() -> None:
     assert np.abs(sound[: 8_000 - 100]).max() < 1e-4
     assert np.abs(sound[8_000:9_000]).max() > 0.25
     assert len(sound) / 16_000 == pytest.approx(3.5, abs=0.01)
+
+
+def test_a_decoder_that_is_dropped_lets_go_of_its_bytes() -> None:
+    """A cancelled request's media must not wait for the garbage collector."""
+    data = bytes(64_000)
+    gc.disable()
+    try:
+        before = sys.getrefcount(data)
+        decoder = AudioDecoder.from_array(np.frombuffer(data, np.float32), 8_000)
+        next(decoder)
+        del decoder
+        assert sys.getrefcount(data) == before
+    finally:
+        gc.enable()
 
 
 def test_a_raw_array_is_a_clip() -> None:
