@@ -341,7 +341,9 @@ from omni_nodes.qwen2_5_omni import checkpoint
 def build_tiny(folder):  # stands for the real one, which needs seconds to import torch; waits for the test's word
     print("building", flush=True)
     sys.stdin.readline()
-    shutil.copytree(sys.argv[1], folder)
+    draft = folder.with_name(".draft")
+    shutil.copytree(sys.argv[1], draft)
+    draft.rename(folder)  # at once, as the real one does
 
 sys.modules["omni_nodes.qwen2_5_omni.tiny"] = types.SimpleNamespace(build_tiny=build_tiny)
 print("asking", flush=True)
