@@ -1,0 +1,134 @@
+"""A replica that dies, hangs or cannot start: its requests fail with a code, the others go on, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import omni_graph as og
+from tests.runtime.graphs import HERE, chain, eventually, held, launch, words
+
+
+def test_a_killed_process_fails_its_requests_and_the_rest_go_on() -> None:
+    with launch(chain(), "processes", stages={"a": {"replicas": 2}}) as app:
+        on_first = app.open(outputs=["half"])
+        on_second = app.open(outputs=["half"])
+        pids = []
+        for handle in (on_first, on_second):
+            handle.write("text", packet("pid?"))
+            answer = handle.next(timeout=20)
+            assert answer is not None
+            pids.append(int(answer.packet.text))
+        assert pids[0] != pids[1]
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(og.RequestError) as error:
+            on_first.next(timeout=20)
+        assert error.value.code in ("replica_died", "link_lost") and error.value.stage == "a" and error.value.retryable
+        on_second.write("text", packet("still here"))
+        on_second.end("text")
+        assert [event.packet.text for event in on_second] == ["STILL HERE"]
+        eventually(lambda: "failed" in {r["state"] for r in app.status()["stages"]["a"]["replicas"]})
+        for _ in range(20):
+            assert app.run({"text": words("x")}, outputs=["out"])["out"].text == "X"
+
+
+def test_a_stage_without_a_replica_is_refused_at_once() -> None:
+    with launch(chain(), "processes") as app:
+        with pytest.raises(og.RequestError):
+            app.run({"text": words("die")}, outputs=["out"])
+        eventually(lambda: app.status()["stages"]["a"]["state"] == "unavailable")
+        with pytest.raises(og.RequestError, match="unavailable: a: no live replica"):
+            app.run({"text": words("x")}, outputs=["out"])
+
+
+@pytest.mark.parametrize("launcher", ["threads", "processes"])
+def test_a_step_that_hangs_is_found_and_its_request_fails(launcher: str) -> None:
+    with launch(chain(), launcher, stages={"a": {"replicas": 2, "max_step_s": 0.5}}) as app:
+        with pytest.raises(og.RequestError, match=r"max_step_s is 0\.5") as error:
+            app.run({"text": words("hang")}, outputs=["out"])
+        assert (error.value.code, error.value.stage) == ("stuck", "a")
+        assert app.run({"text": words("x")}, outputs=["out"])["out"].text == "X"
+        states = sorted(replica["state"] for replica in app.status()["stages"]["a"]["replicas"])
+        assert states in (["ready", "stuck"], ["failed", "ready"])
+
+
+@pytest.mark.parametrize("launcher", ["threads", "processes"])
+def test_a_node_that_cannot_start_says_why_and_leaves_nothing(launcher: str) -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with pytest.raises(og.LaunchError, match=r"a/0\.0 could not start: RuntimeError: told not to start") as error:
+        launch(chain(fail_to_start=True), launcher)
+    assert "last log lines" in str(error.value)
+    eventually(lambda: not _workers(before))
+
+
+def test_closing_ends_requests_processes_and_files() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    app = launch(chain(), "processes")
+    folder = Path(app._deployment.run_folder)
+    assert (folder / "logs" / "a-0.0.log").exists() and folder.stat().st_mode & 0o777 == 0o700
+    handle = app.open(outputs=["out"])
+    app.close()
+    app.close()
+    with pytest.raises(og.RequestError, match="the deployment was closed"):
+        handle.next(timeout=20)
+    with pytest.raises(og.RequestError, match="closed"):
+        app.run({"text": words("x")}, outputs=["out"])
+    assert not folder.exists()
+    eventually(lambda: not _workers(before))
+
+
+def test_workers_end_when_their_parent_is_killed() -> None:
+    script = (
+        "import sys, omni_graph as og\n"
+        f"sys.path.insert(0, {str(HERE.parent.parent)!r})\n"
+        "from tests.runtime.graphs import chain, launch\n"
+        "if __name__ == '__main__':\n"
+        "    app = launch(chain(), 'processes')\n"
+        "    print(*[r['pid'] for s in app.status()['stages'].values() for r in s['replicas']], flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait(20)
+    eventually(lambda: not any(_alive(pid) for pid in pids))
+
+
+def test_a_poison_packet_does_not_disturb_requests_elsewhere() -> None:
+    with launch(chain(), "threads") as app:
+        for _ in range(3):
+            with pytest.raises(og.RequestError, match="boom was said"):
+                app.run({"text": words("x", "boom")}, outputs=["out"])
+        assert app.run({"text": words("y")}, outputs=["out"])["out"].text == "Y"
+        eventually(lambda: held(app) == 0)
+
+
+def packet(text: str) -> object:
+    return words(text)[0]
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def _workers(before: set[int]) -> list[psutil.Process]:
+    """Replica processes that were not there before; the fork server and its tracker stay for the next launch."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+            if child.pid not in before and "resource_tracker" not in line and child.parent() != psutil.Process():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
