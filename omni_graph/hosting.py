@@ -46,17 +46,22 @@ class Observer(Protocol):
 class NodeRequest:
     """What one node holds for one request."""
 
-    __slots__ = ("activity", "choices", "done", "ins", "outs")
+    __slots__ = ("activity", "choices", "done", "ended", "ins", "outs")
 
     def __init__(self, ins: dict[str, InStream], outs: dict[str, list[OutStream]]) -> None:
         self.ins = ins
         self.outs = outs
         self.choices = 0
         self.done = False
+        self.ended: set[str] = set()
         self.activity = "waiting"
 
     def streams(self) -> Iterable[OutStream]:
         return (stream for streams in self.outs.values() for stream in streams)
+
+    def unread(self) -> bool:
+        """Nothing that the node may still send would be read by anybody."""
+        return all(stream.flow.ended or stream.flow.stopped for stream in self.streams())
 
 
 class HostedNode:
@@ -77,6 +82,7 @@ class HostedNode:
         self._starved: dict[str, None] = {}
         self._stepping = False
         self._to_close: list[str] = []
+        self._unread: list[str] = []
 
     # ---- requests come and go
 
@@ -116,7 +122,7 @@ class HostedNode:
         state = self.requests[request]
         if state.done:
             return
-        if all(stream.flow.stopped or stream.flow.ended for stream in state.streams()):
+        if state.unread():
             self._finish(request, state)
         self._starved.pop(request, None)
         self._wake(request)
@@ -146,6 +152,7 @@ class HostedNode:
             self._stepping = False
             self._observer.computed(self.name, tuple(self._worked), self._clock() - started)
             self._close_ended()
+            self._finish_unread()
         for request, state in self.requests.items():
             activity = self._activity(request)
             if activity != state.activity and not state.done:
@@ -227,12 +234,17 @@ class HostedNode:
     def end(self, request: str, port: Out[Any] | None = None) -> None:
         state = self._state(request)
         self._worked[request] = None
-        ports = state.outs if port is None else (port.name,)
+        ports = tuple(self.ports.outputs) if port is None else (port.name,)
+        state.ended.update(ports)
         for stream in (s for name in ports for s in state.outs.get(name, ())):
             stream.flow.end()
             self._flush_end(stream)
-        if all(stream.flow.ended or stream.flow.stopped for stream in state.streams()):
+        if len(state.ended) == len(self.ports.outputs):
             self._finish(request, state)
+        elif state.unread():
+            self._unread.append(
+                request
+            )  # the node does not know: it may go on about this request until the slice is over
 
     def choose(self, request: str, choice: tuple[int, ...]) -> None:
         state = self._state(request)
@@ -276,6 +288,14 @@ class HostedNode:
         self._to_close.append(request)
         if not self._stepping:
             self._close_ended()
+
+    def _finish_unread(self) -> None:
+        """End what nobody reads any more, now that the slice in which that came about is over."""
+        unread, self._unread = self._unread, []
+        for request in unread:
+            state = self.requests[request]
+            if not state.done:
+                self._finish(request, state)
 
     def _close_ended(self) -> None:
         """Close what ended during a slice after the slice, so that no node is closed inside its own step."""
