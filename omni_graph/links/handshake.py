@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from omni_graph.errors import LinkError
 from omni_graph.frames import GATEWAY, PROTOCOL_VERSION, Frame, Goaway, Hello, Leaving, LinkId, LinkLost, Side
 
+REASON_CHARACTERS = 500
 MAX_NAME_BYTES = 100  # two of them, a side and a token make a routing id of 255 bytes at most
 
 
@@ -20,6 +21,11 @@ class Refusal:
     """The sender has ended this link: it was dropped, is not acceptable, or carried a bad message. Nothing follows."""
 
     reason: str
+
+
+def refusal(reason: str) -> Refusal:
+    """A Refusal whose text can always travel, whatever the error it quotes."""
+    return Refusal(reason.encode(errors="replace").decode()[:REASON_CHARACTERS])
 
 
 def hello(name: str, wiring: str) -> Hello:

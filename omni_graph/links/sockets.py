@@ -31,6 +31,7 @@ from omni_graph.links.handshake import (
     name_fault,
     new_routing_id,
     opens,
+    refusal,
     up_to_goodbye,
 )
 from omni_graph.links.incoming import Incoming
@@ -211,7 +212,7 @@ class ZmqLinks:
             self._tally.add("bad_messages")
             _log.warning("%s refused a link from %r: %s", self.address.name, routing_id, error)
             self._over.add(routing_id)
-            self._incoming.send(routing_id, self._encode(Refusal(str(error))))
+            self._incoming.send(routing_id, self._encode(refusal(str(error))))
             return
         if link in self._routes:
             self._lose(link, LinkLost(f"{link.peer} opened the link anew"))
@@ -245,7 +246,7 @@ class ZmqLinks:
         self._arrived.pop(link, None)
         self._unread_losses.discard(link)
         if link in self._routes:
-            self._incoming.send(self._routes[link], self._encode(Refusal(f"{self.address.name} dropped the link")))
+            self._incoming.send(self._routes[link], self._encode(refusal(f"{self.address.name} dropped the link")))
         self._forget(link, 0)
 
     def _is_open(self, link: LinkId) -> bool:
@@ -288,7 +289,7 @@ class ZmqLinks:
         self._tally.add("bad_messages")
         text = f"refused {link.peer}: {reason}"
         _log.warning("%s: %s", self.address.name, text)
-        self._transmit(link, self._encode(Refusal(text)))
+        self._transmit(link, self._encode(refusal(text)))
         self._forget(link, GOODBYE_MS)
         self._lose(link, LinkLost(text))
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from omni_graph.frames import GATEWAY, Address, Credit, Data, Frame, LinkId, Links, Side, Start, Stop
+from omni_graph.frames import GATEWAY, Address, Credit, Data, Frame, Goaway, Leaving, LinkId, Links, Side, Start, Stop
 from omni_graph.payload import AudioChunk, TextDelta
 from omni_graph.testing.link_bench import Bench, Peer, require
 from omni_graph.testing.link_samples import ARRAYS, CONTROL_FRAMES, EDGE_FRAMES, REPORT_FRAMES
@@ -278,6 +278,16 @@ def required_close_is_announced(bench: Bench) -> None:
         closer.links.close(0)
 
 
+def required_a_goodbye_ends_one_link(bench: Bench) -> None:
+    """Goaway(closing) and a drop: the peer hears one announced loss, of that link; the next link is a new one."""
+    writer, reader = _connected(bench)
+    writer.send(reader, Side.WRITES, [_start(2), Goaway(Leaving.CLOSING)])
+    writer.drop(reader, Side.WRITES)
+    bench.expect_loss(reader, writer, Side.READS, [_start(1), _start(2)])
+    require(reader.losses[0].announced, f"a goodbye was not announced: {reader.losses}")
+    _expect_new_link(bench, writer, reader)
+
+
 RULES: tuple[Callable[[Bench], None], ...] = (
     required_order_is_kept_in_both_directions,
     required_every_frame_arrives_equal,
@@ -295,6 +305,7 @@ RULES: tuple[Callable[[Bench], None], ...] = (
     required_other_wiring_is_refused_naming_both,
     required_wake_returns_a_blocked_poll,
     required_close_is_announced,
+    required_a_goodbye_ends_one_link,
 )
 NEED_CUT = frozenset(
     {

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from omni_graph.frames import Address, Data, Frame, LinkId, LinkLost, Side, Start
+from omni_graph.frames import Address, Data, Frame, Goaway, Leaving, LinkId, LinkLost, Side, Start
 from omni_graph.links.memory import MemoryHub, MemoryLinks
 from omni_graph.payload import Array, AudioChunk
 
@@ -338,6 +338,13 @@ class LosesWhatWasSentBeforeClose(Broken):
         return [events[-1]] if isinstance(events[-1], LinkLost) and events[-1].announced else events
 
 
+class NeverSaysGoodbye(Broken):
+    breaks = "required_a_goodbye_ends_one_link"
+
+    def send(self, link: LinkId, frames: Sequence[Frame]) -> None:
+        super().send(link, [frame for frame in frames if frame != Goaway(Leaving.CLOSING)])
+
+
 FAULTS: tuple[type[Broken], ...] = (
     LosesEverySeventhFrame,
     SendsSomeTwice,
@@ -368,4 +375,5 @@ FAULTS: tuple[type[Broken], ...] = (
     LosesEveryOtherWake,
     ClosesWithoutAWord,
     LosesWhatWasSentBeforeClose,
+    NeverSaysGoodbye,
 )

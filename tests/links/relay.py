@@ -70,7 +70,8 @@ class Relay:
 
     def _obey(self, order: str) -> None:
         for source in list(self._pairs):
-            self._selector.unregister(source)
+            if source in self._selector.get_map():  # a frozen one is not
+                self._selector.unregister(source)
             if order != "freeze":
                 source.close()
         if order != "freeze":
