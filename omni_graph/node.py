@@ -88,7 +88,8 @@ class Node(Protocol):
 
     A constructor that has a ``device`` argument is given the stage's device. ``Params`` is a frozen dataclass of what a
     request may set; a field called ``seed`` is filled with the request's seed. ``lookahead`` is how many packets a request
-    the node may take while it has no room. ``replay = False``: it has a side effect and must not run twice.
+    the node may take while it has no room. ``preload`` names modules that a fork server imports once for all replicas.
+    ``replay = False``: it has a side effect and must not run twice.
     """
 
     def open(self, request: str, params: Any) -> None:

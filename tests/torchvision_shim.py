@@ -8,11 +8,10 @@ from the environment, in ``<sys.prefix>/reference``, so that the product is test
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
+import importlib.metadata
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -41,10 +40,12 @@ _SCHEMAS = (
 )
 
 
-class _DeclareOperators(importlib.abc.MetaPathFinder):
-    """Finds nothing; declares the operators just before torchvision's module that expects them is imported."""
+class _Reference(importlib.metadata.DistributionFinder):
+    """Finds torchvision in its folder, in this process alone: ``sys.path`` stays as it is, for processes started from here
+    inherit it. Declares the operators just before torchvision's module that expects them is imported."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._path = [str(folder)]
         self._library: object = None  # a torch Library undeclares its operators when it is collected
 
     def find_spec(
@@ -52,7 +53,15 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname == "torchvision._meta_registrations" and self._library is None:
             self._library = _declare()
-        return None
+        return PathFinder.find_spec(fullname, self._path) if fullname == "torchvision" else None
+
+    def find_distributions(
+        self, context: importlib.metadata.DistributionFinder.Context | None = None
+    ) -> Iterable[importlib.metadata.Distribution]:
+        if context is None or context.name not in (None, "torchvision"):
+            return ()
+        inside = importlib.metadata.DistributionFinder.Context(name=context.name, path=self._path)
+        return importlib.metadata.MetadataPathFinder.find_distributions(inside)
 
 
 def install() -> bool:
@@ -60,14 +69,12 @@ def install() -> bool:
 
     Call it before transformers is imported, which asks only once whether there is a torchvision.
     """
-    if any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
+    if any(isinstance(finder, _Reference) for finder in sys.meta_path):
         return True
-    reference = str(Path(sys.prefix) / "reference")
-    if reference not in sys.path:
-        sys.path.append(reference)
-    if importlib.util.find_spec("torchvision") is None:
+    folder = Path(sys.prefix) / "reference"
+    if not (folder / "torchvision").is_dir():
         return False
-    sys.meta_path.insert(0, _DeclareOperators())
+    sys.meta_path.insert(0, _Reference(folder))
     return True
 
 

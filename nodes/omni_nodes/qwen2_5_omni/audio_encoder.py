@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_nodes.payloads import Embeddings, MelChunk
+from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
@@ -21,6 +22,8 @@ class AudioEncoder:
 
     A tail too short for a token (1 or 2 frames) sends no packet.
     """
+
+    preload = PRELOAD
 
     features = In(MelChunk)
     embeds = Out(Embeddings)

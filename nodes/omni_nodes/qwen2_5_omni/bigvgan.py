@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_graph.payload import Array, AudioChunk
 from omni_nodes.payloads import Mel
+from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 class BigVGAN:
     """Mel to sound (transformers' Qwen2_5OmniToken2WavBigVGANModel). ``max_batch`` is how many chunks share a call."""
+
+    preload = PRELOAD
 
     mel = In(Mel)
     audio = Out(AudioChunk)

@@ -16,6 +16,7 @@ from omni_graph.errors import Code, RequestError
 from omni_graph.node import In, Inbox, Out, Outbox
 from omni_graph.payload import Array
 from omni_nodes.payloads import Codes, Mel
+from omni_nodes.preload import PRELOAD
 from omni_nodes.qwen2_5_omni.dit_schedule import Schedule, Window
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class CodecDiT:
     carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_batch`` is how
     many windows share an evaluation.
     """
+
+    preload = PRELOAD
 
     codes = In(Codes)
     mel = Out(Mel)

@@ -17,6 +17,7 @@ from omni_graph.node import In, Inbox, Out, Outbox
 from omni_graph.payload import Conversation
 from omni_nodes.media.limits import MediaError, MediaLimits
 from omni_nodes.payloads import LayoutSegment, MelChunk, Patches
+from omni_nodes.preload import PRELOAD
 from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ConversationReader
 from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 
@@ -43,6 +44,8 @@ class Frontend:
     Raises RequestError ``invalid_input`` with one line that names the place or the medium. The limits are those of a
     request; a text may be as long as the model's context.
     """
+
+    preload = PRELOAD
 
     conversation = In(Conversation)
     layout = Out(LayoutSegment)

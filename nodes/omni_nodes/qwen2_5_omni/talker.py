@@ -15,6 +15,7 @@ from omni_graph.payload import Array
 from omni_nodes.engine.failures import Failures
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.payloads import Codes, PromptStates, Thought
+from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.talker_model import Prediction, TalkerModel
@@ -48,6 +49,8 @@ class Talker:
     A checkpoint that cannot speak is loaded all the same, so that its text can be served: each request for speech is
     refused, and told why. ``max_batch``, ``prefill_chunk`` and ``kv_bytes`` as for the Thinker.
     """
+
+    preload = PRELOAD
 
     prompt = In(PromptStates)
     thought = In(Thought)

@@ -16,6 +16,7 @@ from omni_graph.payload import TextDelta
 from omni_nodes.engine.failures import Failures
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.payloads import PromptSegment, PromptStates, Thought
+from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.reply import Reply
@@ -37,6 +38,8 @@ class Thinker:
     ``max_batch`` requests and ``prefill_chunk`` prompt tokens share a step; ``kv_bytes`` bounds keys and values (None: room
     for ``max_batch`` requests of 2,048 tokens, and for one whole context).
     """
+
+    preload = PRELOAD
 
     prompt = In(PromptSegment)
     text = Out(TextDelta)

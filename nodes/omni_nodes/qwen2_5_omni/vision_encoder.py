@@ -14,6 +14,7 @@ from omni_graph.errors import Code, RequestError
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_graph.payload import Array, max_packet_bytes
 from omni_nodes.payloads import Embeddings, Patches
+from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.vision_encoder_model import VisionEncoderModel
@@ -31,6 +32,8 @@ class _Stream:
 
 class VisionEncoder:
     """Patches to embeddings, by transformers' Qwen2_5OmniVisionEncoder. ``max_batch`` requests share a call."""
+
+    preload = PRELOAD
 
     patches = In(Patches)
     embeds = Out(Embeddings)
