@@ -259,6 +259,10 @@ class WorkerCore:
         for request, opened in tuple(self._requests.items()):
             if self._uses(opened, link):
                 self._report(Report(request, opened.attempt, code, "", reason, link.peer))
+            else:
+                for stream in opened.ins.values():
+                    if stream.link == link:
+                        stream.unlink()
 
     def _report(self, report: Report) -> None:
         """Tell the Gateway and drop the request; its timings wait for the Reset that will come."""

@@ -222,6 +222,8 @@ class GatewayCore:
         for one in tuple(self._requests.values()):
             if one.state == "open" and one.uses(link):
                 self._end(one, code, f"link to {link.peer} lost: {reason}", stage_of(link.peer), now)
+            else:
+                one.unlink(link)
         self._admit(now)
 
     def _receive(self, link: LinkId, frame: Frame, now: float) -> None:
@@ -339,7 +341,7 @@ class GatewayCore:
         self._tell(one.request, ended)
         one.state = "closing"
         one.closing = one.members
-        for name in one.closing:
+        for name in sorted(one.closing):
             self._emit(LinkId(name, Side.CONTROL), word)
         one.forget_streams()
         self._release_if_closed(one)

@@ -119,6 +119,12 @@ class GatewayRequest:
             return True
         return any(stream.link == link and stream.started for stream in self._ins.values())
 
+    def unlink(self, link: LinkId) -> None:
+        """The link is gone, and nothing of ours had begun on it."""
+        for stream in self._ins.values():
+            if stream.link == link:
+                stream.unlink()
+
     def counts(self) -> tuple[EdgeCounts, ...]:
         """Our counters, for the wedge watch."""
         return (*(out.counts() for out in self._outs.values()), *(stream.counts() for stream in self._ins.values()))

@@ -196,8 +196,8 @@ class HostedNode:
         return tuple(self._drained[port.name])
 
     def _now_drained(self, state: NodeRequest, stream: InStream) -> None:
-        self._merge(state, stream.end_choices)
         if not state.done:
+            self._merge(state, stream.end_choices)
             self._drained[stream.edge.reader_port][stream.request] = None
 
     # ---- Outbox

@@ -19,7 +19,7 @@ class _Replica:
     address: Address
     slots: int
     draining: bool = False
-    requests: set[str] = field(default_factory=set)
+    requests: dict[str, None] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -61,7 +61,7 @@ class Router:
         route = {}
         for host, replica in chosen.items():
             assert replica is not None
-            replica.requests.add(request)
+            replica.requests[request] = None
             route[host] = replica.address
         return route
 
@@ -77,7 +77,7 @@ class Router:
         """The request's slots are free again. Idempotent."""
         for replicas in self._replicas.values():
             for replica in replicas.values():
-                replica.requests.discard(request)
+                replica.requests.pop(request, None)
 
     def without_replica(self, hosts: Iterable[str]) -> str | None:
         """The first host that has no replica at all."""

@@ -53,7 +53,10 @@ class OutStream:
 
 @dataclass(slots=True)
 class InStream:
-    """The reader's end of one request's stream on one edge, with the packets that wait to be taken."""
+    """The reader's end of one request's stream on one edge, with the packets that wait to be taken.
+
+    ``started``: the writer has said Start, or more. ``linked``: the writer has made a link, and we have granted over it.
+    """
 
     request: str
     attempt: int
@@ -63,10 +66,12 @@ class InStream:
     waiting: deque[tuple[tuple[Choice, ...], Any]] = field(default_factory=deque)
     end_choices: tuple[Choice, ...] = ()
     started: bool = False
+    linked: bool = False
     order: ChoiceOrder = field(default_factory=ChoiceOrder)
 
     def credit(self) -> Credit:
-        """The promise as it stands; sent at Open, and again whenever the writer says Start."""
+        """The promise as it stands; sent at Open if the writer has made a link, and whenever the writer says Start."""
+        self.linked = True
         return Credit(self.request, self.attempt, self.edge.number, self.flow.taken, self.flow.limit)
 
     def stop(self) -> Stop:
@@ -104,11 +109,15 @@ class InStream:
     def close(self) -> Stop | None:
         """Our node has ended: drop what waits; the Stop frame if the writer still writes.
 
-        None too while the writer has not said Start: there may be no link yet, and its Start will be answered with Stop.
+        None too while there is no link to the writer: its Start will come, and is answered with Stop.
         """
         tell = self.flow.close()
         self.waiting.clear()
-        return self.stop() if tell and self.started else None
+        return self.stop() if tell and (self.linked or self.started) else None
+
+    def unlink(self) -> None:
+        """The link was lost before the writer has started on it: it will start on another."""
+        self.linked = False
 
     def counts(self) -> EdgeCounts:
         """For a Pong."""
