@@ -1,4 +1,4 @@
-"""The ROUTER that peers connect to, and which of them are still there. Knows routing ids and messages, no frame.
+"""The ROUTER that peers connect to, whose link each connection is, and who is still there. Knows messages, no frame.
 
 libzmq tells that *a* connection ended, not whose. So after each such event every known peer is probed: routing to one
 that is gone fails. The event may run ahead of the routing table, so the probe repeats, ever more rarely, until it finds
@@ -7,10 +7,11 @@ as many gone as connections ended, or gives up on strangers that never said who 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import zmq
 
+from omni_graph.frames import LinkId
 from omni_graph.links import wire
 from omni_graph.links.codec import Message
 from omni_graph.links.parts import Buffer
@@ -21,9 +22,10 @@ LAST_PROBE_S = 4.0
 
 
 class Incoming:
-    """``endpoint`` is where it is bound."""
+    """``endpoint`` is where it is bound. A routing id is unknown, open (it has a LinkId), or over until it disconnects."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], bind: str, options: dict[int, int]) -> None:
+        """zmq.ZMQError when ``bind`` is taken."""
         self.socket = open_socket(context, zmq.ROUTER, {**options, zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0})
         self.monitor = Monitor(context, self.socket, zmq.EVENT_DISCONNECTED)
         try:
@@ -32,18 +34,62 @@ class Incoming:
             self.close(linger_ms=0)
             raise
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._open: dict[bytes, LinkId] = {}
+        self._routes: dict[LinkId, bytes] = {}
+        self._over: set[bytes] = set()
         self._unexplained = 0
         self._probe_at = 0.0
         self._probe_gap = FIRST_PROBE_S
 
-    def send(self, routing_id: bytes, message: Message) -> bool:
-        """Queue a message for one peer; False when it is gone."""
-        return wire.write(self.socket, [routing_id, *message])
+    # ---- whose connection it is
+
+    def __contains__(self, link: object) -> bool:
+        return link in self._routes
+
+    def links(self) -> list[LinkId]:
+        """All that are open."""
+        return list(self._routes)
+
+    def link_of(self, routing_id: bytes) -> LinkId | None:
+        """The open link of a connection."""
+        return self._open.get(routing_id)
+
+    def is_over(self, routing_id: bytes) -> bool:
+        """Did we end this connection's link? What still comes on it is not to be heard."""
+        return routing_id in self._over
+
+    def accept(self, routing_id: bytes, link: LinkId) -> None:
+        """This connection is that link from now on."""
+        assert link not in self._routes, f"two connections for {link}"
+        self._open[routing_id] = link
+        self._routes[link] = routing_id
+
+    def refuse(self, routing_id: bytes, message: Message) -> None:
+        """This connection is no link and never will be; the message says why."""
+        self._over.add(routing_id)
+        self._write(routing_id, message)
+
+    def end(self, link: LinkId) -> None:
+        """Hear no more of this link. ROUTER cannot disconnect a peer: it must have been told."""
+        routing_id = self._routes.pop(link)
+        del self._open[routing_id]
+        self._over.add(routing_id)
+
+    # ---- messages
+
+    def send(self, link: LinkId, message: Message) -> bool:
+        """Queue a message; False when the peer is gone."""
+        return self._write(self._routes[link], message)
 
     def receive(self, most: int) -> Iterator[tuple[bytes, list[Buffer]]]:
         """(routing id, message) of up to ``most`` messages that have arrived."""
         for routing_id, *message in wire.read(self.socket, most):
             yield bytes(routing_id), message
+
+    def _write(self, routing_id: bytes, message: Message) -> bool:
+        return wire.write(self.socket, [routing_id, *message])
+
+    # ---- who is still there
 
     def note_ends(self, now: float) -> None:
         """Count the connections that have ended since the last call; a probe is then due at once."""
@@ -54,18 +100,22 @@ class Incoming:
             self._probe_gap = FIRST_PROBE_S
 
     def until_probe(self, now: float) -> float | None:
-        """Seconds until ``gone`` is worth calling, at least 0; None: not at all."""
+        """Seconds until ``lost`` is worth calling, at least 0; None: not at all."""
         return max(0.0, self._probe_at - now) if self._unexplained else None
 
-    def gone(self, routing_ids: Iterable[bytes], now: float) -> list[bytes]:
-        """Those that are no longer connected. Plans the next probe when ended connections remain unexplained."""
-        absent = [routing_id for routing_id in routing_ids if not self.send(routing_id, wire.PROBE)]
-        self._unexplained = max(0, self._unexplained - len(absent))
+    def lost(self, now: float) -> list[LinkId]:
+        """The links that are no longer connected, which it forgets. Plans the next probe when ended ones remain."""
+        gone = [routing_id for routing_id in (*self._open, *self._over) if not self._write(routing_id, wire.PROBE)]
+        self._unexplained = max(0, self._unexplained - len(gone))
         self._probe_at = now + self._probe_gap
         self._probe_gap *= 2
         if self._probe_gap > LAST_PROBE_S:
             self._unexplained = 0
-        return absent
+        self._over.difference_update(gone)
+        links = [self._open.pop(routing_id) for routing_id in gone if routing_id in self._open]
+        for link in links:
+            del self._routes[link]
+        return links
 
     def close(self, linger_ms: int) -> None:
         """Unbind; what was sent has ``linger_ms`` to leave, in the background."""

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from omni_graph.errors import FlowControlError
 from omni_graph.frames import Address, Frame, Hello, LinkId, LinkLost
 from omni_graph.links.counters import LinkCounters, Tally
 from omni_graph.links.handshake import announced, hello, link_at_acceptor, mismatch, opens, up_to_goodbye
+from omni_graph.links.mailbox import Arrivals, Mailbox
 
 SCHEME = "memory:"
-Arrivals = list[tuple[LinkId, Sequence[Frame | LinkLost]]]
 
 
 class MemoryHub:
@@ -60,8 +59,7 @@ class MemoryLinks:
         self._changed = threading.Condition(hub.lock)
         self._addresses: dict[str, Address] = {}
         self._ends: dict[LinkId, _End] = {}
-        self._inbox: deque[tuple[_End, Sequence[Frame] | LinkLost]] = deque()
-        self._unread_losses: dict[LinkId, int] = {}
+        self._mailbox = Mailbox()
         self._woken = False
         self._closed = False
         self._tally = Tally()
@@ -83,11 +81,10 @@ class MemoryLinks:
         deadline = self._clock() + timeout
         with self._hub.lock:
             while True:
-                arrived = self._take()
                 left = deadline - self._clock()
-                if arrived or self._woken or left <= 0 or self._closed:
+                if self._mailbox or self._woken or left <= 0 or self._closed:
                     self._woken = False
-                    return arrived
+                    return self._mailbox.take()
                 self._changed.wait(left)
 
     def send(self, link: LinkId, frames: Sequence[Frame]) -> None:
@@ -95,7 +92,7 @@ class MemoryLinks:
         with self._hub.lock:
             self._assert_open()
             end = self._ends.get(link) or self._open(link)
-            if end is None or link in self._unread_losses:
+            if end is None or self._mailbox.owes_loss(link):
                 self._tally.add("dropped", len(frames))
             elif frames:
                 self._deliver(end, tuple(frames))
@@ -103,8 +100,7 @@ class MemoryLinks:
     def drop(self, link: LinkId) -> None:
         """End a link without waiting; the peer sees LinkLost, we do not."""
         with self._hub.lock:
-            self._unread_losses.pop(link, None)
-            self._inbox = deque(entry for entry in self._inbox if entry[0].link != link)
+            self._mailbox.discard(link)
             end = self._ends.get(link)
             if end is not None:
                 self._end(end)
@@ -126,7 +122,7 @@ class MemoryLinks:
             for end in list(self._ends.values()):
                 self._end(end)
                 end.other.owner._lose(end.other, announced(self.address.name))
-            self._inbox.clear()
+            self._mailbox.take()
             self._changed.notify()
 
     def lose_all(self, peers: set[str], reason: str) -> None:
@@ -139,11 +135,11 @@ class MemoryLinks:
 
     def _open(self, link: LinkId) -> _End | None:
         """A new pipe to ``link.peer``; None, and a LinkLost if we are its opener, when there can be none."""
-        if not opens(self.address.name, link.side) or link in self._unread_losses:
+        if not opens(self.address.name, link.side) or self._mailbox.owes_loss(link):
             return None
         reason = self._obstacle(link.peer)
         if reason:
-            self._lost(_End(self, link), LinkLost(reason))
+            self._hear_loss(link, LinkLost(reason))
             return None
         return self._join(link, self._hub.bound[self._addresses[link.peer].endpoint])
 
@@ -175,7 +171,9 @@ class MemoryLinks:
         whole, leaving = up_to_goodbye(frames)
         peer = end.other.owner
         if whole:
-            peer._inbox.append((end.other, whole))
+            peer._mailbox.add(end.other.link, whole)
+            peer._tally.add("messages_received")
+            peer._tally.add("frames_received", len(whole))
             peer._changed.notify()
         self._tally.add("messages_sent")
         self._tally.add("frames_sent", len(whole))
@@ -186,31 +184,16 @@ class MemoryLinks:
     def _lose(self, end: _End, loss: LinkLost) -> None:
         if end.open:
             self._end(end)
-            self._lost(end, loss)
+            self._hear_loss(end.link, loss)
 
-    def _lost(self, end: _End, loss: LinkLost) -> None:
-        self._unread_losses[end.link] = self._unread_losses.get(end.link, 0) + 1
-        self._inbox.append((end, loss))
+    def _hear_loss(self, link: LinkId, loss: LinkLost) -> None:
+        self._mailbox.lose(link, loss)
         self._changed.notify()
 
     def _end(self, end: _End) -> None:
         end.open = False
         if self._ends.get(end.link) is end:
             del self._ends[end.link]
-
-    def _take(self) -> Arrivals:
-        arrived: dict[LinkId, list[Frame | LinkLost]] = {}
-        while self._inbox:
-            end, what = self._inbox.popleft()
-            events = arrived.setdefault(end.link, [])
-            if isinstance(what, LinkLost):
-                events.append(what)
-            else:
-                events += what
-                self._tally.add("messages_received")
-                self._tally.add("frames_received", len(what))
-        self._unread_losses.clear()
-        return list(arrived.items())
 
     def _assert_open(self) -> None:
         if self._closed:

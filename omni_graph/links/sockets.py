@@ -35,6 +35,7 @@ from omni_graph.links.handshake import (
     up_to_goodbye,
 )
 from omni_graph.links.incoming import Incoming
+from omni_graph.links.mailbox import Arrivals, Mailbox
 from omni_graph.links.outgoing import Outgoing
 from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
 from omni_graph.links.wake import Waker
@@ -88,11 +89,7 @@ class ZmqLinks:
         self._addresses: dict[str, Address] = {}
         self._outgoing: dict[LinkId, Outgoing] = {}
         self._sources: dict[object, Outgoing] = {}
-        self._accepted: dict[bytes, LinkId] = {}
-        self._routes: dict[LinkId, bytes] = {}
-        self._over: set[bytes] = set()  # links that we ended and whose peer is still connected
-        self._arrived: dict[LinkId, list[Frame | LinkLost]] = {}
-        self._unread_losses: set[LinkId] = set()
+        self._mailbox = Mailbox()
         self._woken = False
         self._closed = False
         self._tally = Tally()
@@ -107,19 +104,17 @@ class ZmqLinks:
 
     # ---- receiving
 
-    def poll(self, timeout: float) -> list[tuple[LinkId, Sequence[Frame | LinkLost]]]:
+    def poll(self, timeout: float) -> Arrivals:
         """What has arrived, by link; see Links.poll."""
         deadline = self._clock() + timeout
-        left = 0.0 if self._arrived else timeout
+        left = 0.0 if self._mailbox else timeout
         while not self._closed:
             self._collect(left)
             left = deadline - self._clock()
-            if self._arrived or self._woken or left <= 0:
+            if self._mailbox or self._woken or left <= 0:
                 break
-        arrived, self._arrived = self._arrived, {}
-        self._unread_losses.clear()
         self._woken = False
-        return list(arrived.items())
+        return self._mailbox.take()
 
     def _collect(self, timeout: float) -> None:
         probe = self._incoming.until_probe(self._clock())
@@ -165,11 +160,12 @@ class ZmqLinks:
             self._count_received(message)
             self._hear_caller(routing_id, message)
         if messages < BATCH and self._incoming.until_probe(now) == 0.0:
-            self._probe(now)
+            for link in self._incoming.lost(now):
+                self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
 
     def _hear_caller(self, routing_id: bytes, message: Message) -> None:
-        link = self._accepted.get(routing_id)
-        if routing_id in self._over:
+        link = self._incoming.link_of(routing_id)
+        if self._incoming.is_over(routing_id):
             self._tally.add("dropped")
         elif link is None:
             self._accept(routing_id, message)
@@ -179,30 +175,6 @@ class ZmqLinks:
             except LinkError as error:
                 self._refuse(link, str(error))
 
-    def _probe(self, now: float) -> None:
-        for routing_id in self._incoming.gone([*self._accepted, *self._over], now):
-            self._over.discard(routing_id)
-            if routing_id in self._accepted:
-                link = self._accepted.pop(routing_id)
-                del self._routes[link]
-                self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
-
-    def _deliver(self, link: LinkId, frames: Sequence[WireFrame]) -> None:
-        refusal = next((frame for frame in frames if isinstance(frame, Refusal)), None)
-        if refusal is not None:
-            self._lose(link, LinkLost(f"{link.peer} ended the link: {refusal.reason}"))
-            return
-        whole, leaving = up_to_goodbye([frame for frame in frames if not isinstance(frame, Refusal)])
-        if any(isinstance(frame, Hello) for frame in whole):
-            raise LinkError("a second Hello")
-        if whole:
-            self._arrived.setdefault(link, []).extend(whole)
-            self._tally.add("frames_received", len(whole))
-        if leaving:
-            self._lose(link, announced(link.peer))
-
-    # ---- who is there
-
     def _accept(self, routing_id: bytes, message: Message) -> None:
         try:
             if self._closed:
@@ -211,14 +183,25 @@ class ZmqLinks:
         except LinkError as error:
             self._tally.add("bad_messages")
             _log.warning("%s refused a link from %r: %s", self.address.name, routing_id, error)
-            self._over.add(routing_id)
-            self._incoming.send(routing_id, self._encode(refusal(str(error))))
+            self._incoming.refuse(routing_id, self._encode(refusal(str(error))))
             return
-        if link in self._routes:
+        if link in self._incoming:
             self._lose(link, LinkLost(f"{link.peer} opened the link anew"))
-        self._accepted[routing_id] = link
-        self._routes[link] = routing_id
-        self._incoming.send(routing_id, self._encode(self._hello))
+        self._incoming.accept(routing_id, link)
+        self._transmit(link, self._encode(self._hello))
+
+    def _deliver(self, link: LinkId, frames: Sequence[WireFrame]) -> None:
+        refused = [frame.reason for frame in frames if isinstance(frame, Refusal)]
+        if refused:
+            self._lose(link, LinkLost(f"{link.peer} ended the link: {refused[0]}"))
+            return
+        whole, leaving = up_to_goodbye([frame for frame in frames if not isinstance(frame, Refusal)])
+        if any(isinstance(frame, Hello) for frame in whole):
+            raise LinkError("a second Hello")
+        self._mailbox.add(link, whole)
+        self._tally.add("frames_received", len(whole))
+        if leaving:
+            self._lose(link, announced(link.peer))
 
     # ---- sending
 
@@ -243,18 +226,17 @@ class ZmqLinks:
 
     def drop(self, link: LinkId) -> None:
         """End a link without waiting; the peer sees LinkLost, we do not."""
-        self._arrived.pop(link, None)
-        self._unread_losses.discard(link)
-        if link in self._routes:
-            self._incoming.send(self._routes[link], self._encode(refusal(f"{self.address.name} dropped the link")))
+        self._mailbox.discard(link)
+        if link in self._incoming:
+            self._transmit(link, self._encode(refusal(f"{self.address.name} dropped the link")))
         self._forget(link, 0)
 
     def _is_open(self, link: LinkId) -> bool:
-        if link in self._unread_losses:
+        if self._mailbox.owes_loss(link):
             return False
-        if link not in self._outgoing and link not in self._routes and opens(self.address.name, link.side):
+        if link not in self._outgoing and link not in self._incoming and opens(self.address.name, link.side):
             self._open(link)
-        return link in self._outgoing or link in self._routes
+        return link in self._outgoing or link in self._incoming
 
     def _open(self, link: LinkId) -> None:
         address = self._addresses.get(link.peer)
@@ -276,7 +258,7 @@ class ZmqLinks:
 
     def _transmit(self, link: LinkId, message: Message) -> bool:
         outgoing = self._outgoing.get(link)
-        sent = outgoing.send(message) if outgoing else self._incoming.send(self._routes[link], message)
+        sent = outgoing.send(message) if outgoing else self._incoming.send(link, message)
         if sent:
             self._tally.add("messages_sent")
             self._tally.add("bytes_sent", wire.message_bytes(message))
@@ -295,8 +277,7 @@ class ZmqLinks:
 
     def _lose(self, link: LinkId, loss: LinkLost) -> None:
         self._forget(link, 0)
-        self._arrived.setdefault(link, []).append(loss)
-        self._unread_losses.add(link)
+        self._mailbox.lose(link, loss)
 
     def _forget(self, link: LinkId, linger_ms: int) -> None:
         outgoing = self._outgoing.pop(link, None)
@@ -305,10 +286,8 @@ class ZmqLinks:
                 del self._sources[source]
                 self._poller.unregister(source)
             outgoing.close(linger_ms)
-        routing_id = self._routes.pop(link, None)
-        if routing_id is not None:
-            del self._accepted[routing_id]
-            self._over.add(routing_id)
+        if link in self._incoming:
+            self._incoming.end(link)
 
     def wake(self) -> None:
         """Make a blocked poll return. Thread-safe."""
@@ -321,7 +300,7 @@ class ZmqLinks:
         self._closed = True
         deadline = self._clock() + drain_s
         goodbye = self._encode(Goaway(Leaving.CLOSING))
-        for link in [*self._outgoing, *self._routes]:
+        for link in [*self._outgoing, *self._incoming.links()]:
             self._transmit(link, goodbye)
         for link in list(self._outgoing):
             self._forget(link, math.ceil(drain_s * 1000))
@@ -329,13 +308,13 @@ class ZmqLinks:
         self._incoming.close(max(0, math.ceil((deadline - self._clock()) * 1000)))
         self._waker.close()
         self._end_context()
-        self._arrived.clear()
+        self._mailbox.take()
         if self._incoming.endpoint.startswith(IPC):
             _unlink(self._incoming.endpoint.removeprefix(IPC))
 
     def _await_callers(self, deadline: float) -> None:
         """A peer that has read our Goaway disconnects: wait for that, since its unread messages die with the ROUTER."""
-        while self._accepted and (left := deadline - self._clock()) > 0:
+        while self._incoming.links() and (left := deadline - self._clock()) > 0:
             self._collect(left)
 
     def _end_context(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import msgpack
 import numpy as np
@@ -17,12 +17,15 @@ from omni_graph.errors import Code, FlowControlError, LinkError, NodeError
 from omni_graph.frames import (
     Choice,
     Close,
+    ControlFrame,
     Credit,
     Data,
     EdgeCounts,
+    EdgeFrame,
     End,
     Frame,
     Hello,
+    LinkFrame,
     Open,
     Ping,
     Pong,
@@ -133,6 +136,12 @@ def test_what_is_sent_arrives(frames: list[Frame]) -> None:
     messages = [owned(message) for message in CODEC.encode(frames)]
     assert [frame for message in messages for frame in CODEC.decode(message)] == frames
     assert all(len(message[0]) <= MAX_HEADER_BYTES and len(message) <= MAX_PARTS + 1 for message in messages)
+
+
+def test_every_frame_has_its_number() -> None:
+    """A frame added to the protocol and not here would be an error of its first sender, in production."""
+    assert set(KINDS) == {*get_args(ControlFrame), *get_args(EdgeFrame), *get_args(LinkFrame), Refusal}
+    assert KINDS[:2] == (Hello, Refusal)
 
 
 def test_many_frames_are_few_messages() -> None:
