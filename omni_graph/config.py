@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-FRAMEWORK_KEYS = ("device", "kv_bytes")
+FRAMEWORK_KEYS = ("device", "kv_bytes", "limits")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 REQUIRED = inspect.Parameter.empty
 

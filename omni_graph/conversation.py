@@ -1,6 +1,7 @@
 """A caller's messages -> Conversation packets: media are read here, so that a path means nothing beyond the Gateway.
 
-Knows no model: what a part means is for the stage that reads it. Files are read one piece at a time.
+Knows no model: what a part means is for the stage that reads it. Everything that can be judged without decoding is judged
+at once; files are then read one piece at a time, as the graph takes them, and never whole.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.payload import DEFAULT_MAX_PACKET_BYTES, Conversation
+from omni_graph.spec import Limits
 
 PIECE = DEFAULT_MAX_PACKET_BYTES - 4096
 MEDIA = ("image", "audio", "video")
@@ -22,74 +26,151 @@ MAX_MESSAGES_BYTES = DEFAULT_MAX_PACKET_BYTES - 4096
 Medium = Path | bytes | Any
 
 
-def conversation_packets(messages: Sequence[Mapping[str, Any]], folder: Path | None = None) -> list[Conversation]:
+@dataclass(frozen=True, slots=True)
+class ConversationPackets:
+    """Iterates the packets of a conversation, any number of times; each time its files are read anew, piece by piece.
+
+    Iterating raises RequestError(invalid_input) for a file that cannot be read any more, or has shrunk.
+    """
+
+    messages: str
+    media: tuple[File | bytes, ...]
+
+    def __iter__(self) -> Iterator[Conversation]:
+        yield Conversation(messages=self.messages)
+        for index, medium in enumerate(self.media):
+            pieces = _bytes_pieces(medium) if isinstance(medium, bytes) else medium.pieces()
+            for piece, last in pieces:
+                yield Conversation(media=index, data=piece, last=last)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file that could be opened when it was looked at, with its size then, in bytes."""
+
+    path: Path
+    size: int
+
+    def pieces(self) -> Iterator[tuple[bytes, bool]]:
+        """Its bytes, cut; True with the last."""
+        left = self.size
+        try:
+            with self.path.open("rb") as file:
+                while left:
+                    piece = file.read(min(PIECE, left))
+                    if not piece:
+                        raise _bad(str(self.path), f"became shorter than its {self.size} bytes while it was read")
+                    left -= len(piece)
+                    yield piece, not left
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+
+def conversation_packets(
+    messages: Sequence[Mapping[str, Any]], folder: Path | None = None, limits: Limits | None = None
+) -> ConversationPackets:
     """The packets of ``messages`` (OpenAI-style, interfaces.md); relative paths are relative to ``folder``.
 
     A part's medium is a path, bytes, or an array with ``.shape`` and ``.dtype`` (float32 sound with ``sample_rate``, uint8
     pictures, uint8 (T, H, W, 3) video with ``fps``); or an OpenAI part ``image_url``, ``input_audio``, ``video_url`` with
-    the bytes inside. Raises RequestError(invalid_input) with the place, e.g. ``messages[0].content[2]``.
+    the bytes inside. Raises RequestError(invalid_input) with the place, e.g. ``messages[0].content[2]``, for messages that
+    are none, for a file that is not there, and past ``limits`` (messages, parts, images, bytes of a medium).
     """
-    return list(_packets(messages, folder or Path()))
-
-
-def _packets(messages: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Conversation]:
     if isinstance(messages, str | bytes | Mapping) or not all(isinstance(one, Mapping) for one in messages):
         raise _bad("conversation", "must be a list of messages {'role', 'content'}")
-    media: list[Medium] = []
-    plain = [_message(message, f"messages[{i}]", media) for i, message in enumerate(messages)]
-    text = json.dumps(plain, ensure_ascii=False)
-    if len(text.encode()) > MAX_MESSAGES_BYTES:
-        raise _bad("conversation", f"{len(text.encode())} bytes of text; allowed: {MAX_MESSAGES_BYTES}")
-    yield Conversation(messages=text)
-    for index, medium in enumerate(media):
-        yield from _pieces(index, medium, folder)
+    reader = _Reader(folder or Path(), limits or Limits())
+    plain = [reader.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    reader.check(plain)
+    return ConversationPackets(_text_of(plain), tuple(reader.media))
 
 
-def _message(message: Mapping[str, Any], place: str, media: list[Medium]) -> dict[str, Any]:
-    content = message.get("content")
-    if not isinstance(content, list | tuple):
-        return dict(message)
-    parts = [_part(part, f"{place}.content[{i}]", media) for i, part in enumerate(content)]
-    return {**message, "content": parts}
+class _Reader:
+    """Takes the media out of messages; ``media`` are numbered in their order."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.media: list[File | bytes] = []
+        self._folder = folder
+        self._limits = limits
+        self._parts = 0
+        self._images = 0
+
+    def message(self, message: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """The message with its media numbered."""
+        content = message.get("content")
+        if not isinstance(content, list | tuple):
+            return dict(message)
+        self._parts += len(content)
+        return {**message, "content": [self._part(part, f"{place}.content[{i}]") for i, part in enumerate(content)]}
+
+    def check(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """What holds for all messages together."""
+        seen = {"messages": len(messages), "parts": self._parts, "images": self._images}
+        for name, count in seen.items():
+            allowed = getattr(self._limits, name)
+            if count > allowed:
+                raise _bad("conversation", f"{count} {name}; at most {allowed} are allowed (limits.{name})")
+        if not self.media and not any(_says_something(message.get("content")) for message in messages):
+            raise _bad("conversation", "is empty; at least one message with text or a medium is needed")
+
+    def _part(self, part: Any, place: str) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        kind = part.get("type")
+        medium: Medium
+        if kind in ("image_url", "input_audio", "video_url"):
+            kind, medium, extra = _openai_part(part, place, self._limits)
+        elif kind in MEDIA:
+            medium, extra = _own_part(part, str(kind), place)
+        else:
+            return dict(part)
+        described = _describe(medium, place)
+        self._images += kind == "image"
+        self.media.append(self._take(medium, kind, described["name"]))
+        return {"type": kind, "media": len(self.media) - 1, **described, **extra}
+
+    def _take(self, medium: Medium, kind: str, name: str) -> File | bytes:
+        if isinstance(medium, str | Path):
+            file = _regular_file(self._folder / medium)
+            _check_bytes(file.size, kind, name, self._limits)
+            return file
+        size = medium.nbytes if hasattr(medium, "nbytes") else len(medium)
+        if not (hasattr(medium, "shape") and hasattr(medium, "dtype")):
+            _check_bytes(size, kind, name, self._limits)
+            return bytes(medium)
+        import numpy as np
+
+        _check_limit(size, kind, name, self._limits)
+        return np.ascontiguousarray(medium).tobytes()
 
 
-def _part(part: Any, place: str, media: list[Medium]) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    kind = part.get("type")
-    if kind in ("image_url", "input_audio", "video_url"):
-        kind, medium, extra = _openai_part(part, place)
-    elif kind in MEDIA:
-        if kind not in part:
-            raise _bad(place, f"a part of type {kind!r} needs the field {kind!r}: a path, bytes or an array")
-        medium = part[kind]
-        extra = {key: value for key, value in part.items() if key not in ("type", kind)}
-        if kind == "video" and "audio" in extra and not isinstance(extra["audio"], bool):
-            raise _bad(place, "'audio' of a video part says whether its own sound is used: true or false")
-    else:
-        return dict(part)
-    media.append(medium)
-    return {"type": kind, "media": len(media) - 1, **_describe(medium, place), **extra}
+def _own_part(part: Mapping[str, Any], kind: str, place: str) -> tuple[Medium, dict[str, Any]]:
+    if kind not in part:
+        raise _bad(place, f"a part of type {kind!r} needs the field {kind!r}: a path, bytes or an array")
+    extra = {key: value for key, value in part.items() if key not in ("type", kind)}
+    if kind == "video" and "audio" in extra and not isinstance(extra["audio"], bool):
+        raise _bad(place, "'audio' of a video part says whether its own sound is used: true or false")
+    return part[kind], extra
 
 
-def _openai_part(part: Mapping[str, Any], place: str) -> tuple[str, bytes, dict[str, Any]]:
-    kind = str(part["type"])
-    inner = part.get(kind)
-    if kind == "input_audio":
+def _openai_part(part: Mapping[str, Any], place: str, limits: Limits) -> tuple[str, bytes, dict[str, Any]]:
+    name = str(part["type"])
+    kind, inner = name.removesuffix("_url").removeprefix("input_"), part.get(name)
+    if name == "input_audio":
         data = inner.get("data") if isinstance(inner, Mapping) else None
         if not isinstance(data, str):
             raise _bad(place, "input_audio needs {'data': base64, 'format': ...}")
-        return "audio", _base64(data, place), {}
+        return kind, _base64(data, kind, place, limits), {}
     url = inner.get("url") if isinstance(inner, Mapping) else inner
     if not isinstance(url, str) or not url.startswith("data:"):
-        raise _bad(place, f"{kind} must hold a data: URL; other URLs are not fetched")
+        raise _bad(place, f"{name} must hold a data: URL; other URLs are not fetched")
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
-        raise _bad(place, f"{kind}: a data: URL must be base64")
-    return kind.removesuffix("_url"), _base64(data, place), {}
+        raise _bad(place, f"{name}: a data: URL must be base64")
+    return kind, _base64(data, kind, place, limits), {}
 
 
-def _base64(data: str, place: str) -> bytes:
+def _base64(data: str, kind: str, place: str, limits: Limits) -> bytes:
+    _check_limit(len(data) // 4 * 3 - 2, kind, place, limits)  # what it decodes to, at the least
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -104,36 +185,62 @@ def _describe(medium: Medium, place: str) -> dict[str, Any]:
     dtype, shape = getattr(medium, "dtype", None), getattr(medium, "shape", None)
     if shape is not None and str(dtype).rpartition(".")[2] in ("float32", "uint8"):
         return {"format": str(dtype).rpartition(".")[2], "shape": list(shape), "name": place}
-    raise _bad(place, f"a medium is a path, bytes, or a float32 or uint8 array; got {type(medium).__name__} {dtype or ''}")
+    raise _bad(
+        place, f"a medium is a path, bytes, or a float32 or uint8 array; got {type(medium).__name__} {dtype or ''}"
+    )
 
 
-def _pieces(index: int, medium: Medium, folder: Path) -> Iterator[Conversation]:
-    if isinstance(medium, str | Path):
-        yield from _file_pieces(index, folder / medium)
-        return
-    if not isinstance(medium, bytes | bytearray | memoryview):
-        import numpy as np
-
-        medium = np.ascontiguousarray(medium).tobytes()
-    data = bytes(medium)
-    for start in range(0, max(len(data), 1), PIECE):
-        yield Conversation(media=index, data=data[start : start + PIECE], last=start + PIECE >= len(data))
-
-
-def _file_pieces(index: int, path: Path) -> Iterator[Conversation]:
-    if path.is_dir():
-        raise _bad(str(path), "is a folder; a file is needed")
+def _regular_file(path: Path) -> File:
+    """Raises RequestError for anything that is not a file with an end: no device, no pipe."""
     try:
-        with path.open("rb") as file:
-            piece = file.read(PIECE)
-            while True:
-                following = file.read(PIECE)
-                yield Conversation(media=index, data=piece, last=not following)
-                if not following:
-                    return
-                piece = following
-    except OSError as error:
-        raise _bad(str(path), f"cannot be read: {error.strerror or error}") from None
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise _bad(str(path), f"is {what}; a file is needed")
+        path.open("rb").close()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return File(path, found.st_size)
+
+
+def _check_bytes(size: int, kind: str, name: str, limits: Limits) -> None:
+    if not size:
+        raise _bad(name, "is empty (0 bytes)")
+    _check_limit(size, kind, name, limits)
+
+
+def _check_limit(size: int, kind: str, name: str, limits: Limits) -> None:
+    allowed = getattr(limits, f"{kind}_bytes")
+    if size > allowed:
+        raise _bad(name, f"has {size} bytes; at most {allowed} are allowed for {kind} (limits.{kind}_bytes)")
+
+
+def _bytes_pieces(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    for start in range(0, max(len(data), 1), PIECE):
+        yield data[start : start + PIECE], start + PIECE >= len(data)
+
+
+def _says_something(content: Any) -> bool:
+    if isinstance(content, list):
+        return any(not isinstance(part, dict) or part.get("text") != "" for part in content)
+    return bool(content != "")
+
+
+def _text_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        text = json.dumps(messages, ensure_ascii=False)
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise _bad("conversation", "has text that is not Unicode (bytes that are not UTF-8)") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _bad("conversation", f"is not JSON but for its media: {error}") from None
+    if size > MAX_MESSAGES_BYTES:
+        raise _bad("conversation", f"{size} bytes of text; at most {MAX_MESSAGES_BYTES} are allowed")
+    return text
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> RequestError:
+    return _bad(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _bad(place: str, message: str) -> RequestError:

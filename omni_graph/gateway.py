@@ -152,7 +152,7 @@ class GatewayCore:
         self._admit(now)
 
     def write(self, request: str, name: str, packets: Iterable[Any], now: float) -> None:
-        """Packets of a graph input. Ignored once the request has ended."""
+        """Packets of a graph input, pulled as the graph takes them. Ignored once the request has ended."""
         one = self._requests.get(request)
         if one is not None and one.state != "closing":
             one.write(name, packets, now)
@@ -191,8 +191,10 @@ class GatewayCore:
             self._end(one, Code.CLOSED, "the deployment was closed", "", now)
 
     def tick(self, now: float) -> None:
-        """Deadlines, and the watch for requests that nothing can move any more."""
+        """Deadlines, inputs that broke while they were read, and the watch for requests that nothing can move any more."""
         for one in tuple(self._requests.values()):
+            if one.bad_input is not None:
+                self._end(one, one.bad_input.code, one.bad_input.message, "", now)
             if now >= one.deadline:
                 message = f"not complete after {one.submission.deadline_s:g} s"
                 self._end(one, Code.DEADLINE_EXCEEDED, message, "", now)

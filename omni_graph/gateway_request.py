@@ -5,7 +5,6 @@ Invariant: what waits for the caller is at most the output's buffer, one packet 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from omni_graph.frames import Credit, Data, EdgeCounts, EdgeEnds, End, Frame, Li
 from omni_graph.payload import packet_bytes
 from omni_graph.router import Route
 from omni_graph.streams import InStream, OutStream
+from omni_graph.supply import Supply
 from omni_graph.wiring import Edge
 
 OUTPUT_BUFFER_BYTES = 4 << 20
@@ -73,13 +73,14 @@ class GatewayRequest:
         self.attempt = 0
         self.route: Route = {}
         self.closing: set[str] = set()
+        self.bad_input: RequestError | None = None
         self.timings: dict[str, Any] = {}
         self.buffered = dict.fromkeys(submission.outputs, 0)
         self._emit = emit
         self._tell = tell
         self._outs: dict[int, OutStream] = {}
         self._ins: dict[int, InStream] = {}
-        self._supply: dict[str, deque[Any]] = {}
+        self._supply: dict[str, Supply] = {}
         self._supply_ended: set[str] = set()
         self._dropped: set[str] = set()
 
@@ -132,8 +133,8 @@ class GatewayRequest:
     # ---- inputs
 
     def write(self, name: str, packets: Iterable[Any], now: float) -> None:
-        """Packets of a graph input."""
-        self._supply.setdefault(name, deque()).extend(packets)
+        """Packets of a graph input; what is no sequence is pulled as the graph takes it."""
+        self._supply.setdefault(name, Supply()).add(packets)
         self.feed(now)
 
     def end_input(self, name: str, now: float) -> None:
@@ -143,25 +144,31 @@ class GatewayRequest:
 
     def waiting_input(self, name: str) -> int:
         """Packets of an input that have not left yet."""
-        return len(self._supply.get(name, ()))
+        return self._supply[name].ready if name in self._supply else 0
 
     def feed(self, now: float) -> None:
         """Move what the caller gave into the graph, as far as credit goes; an input with two readers waits for both.
 
-        What nobody reads, or nobody reads any more, is discarded.
+        What nobody reads, or nobody reads any more, is discarded. What pulling raises is kept as ``bad_input``.
         """
-        if self.state != "open":
+        if self.state != "open" or self.bad_input is not None:
             return
+        try:
+            self._feed(now)
+        except RequestError as error:
+            self.bad_input = error
+
+    def _feed(self, now: float) -> None:
         by_input: dict[str, list[OutStream]] = {name: [] for name in (*self._supply, *self._supply_ended)}
         for stream in self._outs.values():
             if not stream.flow.stopped:
                 by_input.setdefault(stream.edge.writer_port, []).append(stream)
         for name, streams in by_input.items():
-            supply = self._supply.get(name, deque())
+            supply = self._supply.get(name, Supply())
             if not streams:
                 supply.clear()
-            while supply and all(stream.flow.room > 0 for stream in streams):
-                packet = supply.popleft()
+            while all(stream.flow.room > 0 for stream in streams) and supply:
+                packet = supply.take()
                 for stream in streams:
                     self._emit(stream.link, stream.data(packet, now))
             if name in self._supply_ended and not supply:

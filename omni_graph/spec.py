@@ -152,6 +152,7 @@ class Limits(_Strict):
     messages: PositiveInt = 128
     parts: PositiveInt = 64
     images: PositiveInt = 16
+    image_bytes: Bytes = 64_000_000
     image_pixels: PositiveInt = 16_800_000
     image_side: PositiveInt = 8192
     audio_bytes: Bytes = 64_000_000

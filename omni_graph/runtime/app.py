@@ -19,7 +19,7 @@ from omni_graph.observe.trace import Trace, make_trace
 from omni_graph.payload import merge_packets
 from omni_graph.plan import Plan, make_plan
 from omni_graph.runtime.deployment import Deployment, OnChange, make_launcher
-from omni_graph.runtime.inputs import check_inputs, check_packet, check_params, input_packets
+from omni_graph.runtime.inputs import check_outputs, check_packet, check_params, read_inputs
 from omni_graph.runtime.mailbox import Mailbox
 from omni_graph.spec import DeploySpec
 
@@ -92,8 +92,8 @@ class Handle:
         core.write(self.request, name, (packet,), now)
         return int(core.waiting_input(self.request, name))
 
-    def supply(self, name: str, packets: Sequence[Any]) -> None:
-        """A whole input at once; it leaves as the graph takes it."""
+    def supply(self, name: str, packets: Iterable[Any]) -> None:
+        """A whole input at once; it leaves as the graph takes it. What is no sequence is pulled in the Gateway's thread."""
         self._gateway.post(lambda core, now: core.write(self.request, name, packets, now))
         self.end(name)
 
@@ -243,13 +243,10 @@ class App:
     ) -> Handle:
         """Submit a request with its whole inputs; returns at once."""
         asked = self._asked(outputs)
-        read = check_inputs(self.plan, inputs, self.plan.needed(asked))
-        packets = {
-            name: input_packets(name, self.plan.inputs[name].type, value, folder) for name, value in inputs.items()
-        }
-        handle = self._submit(asked, params, seed, deadline_s, {name: self.plan.inputs[name].type for name in read})
-        for name in read:
-            handle.supply(name, packets.get(name, ()))
+        packets = read_inputs(self.plan, inputs, asked, folder)
+        handle = self._submit(asked, params, seed, deadline_s, {name: self.plan.inputs[name].type for name in packets})
+        for name, supplied in packets.items():
+            handle.supply(name, supplied)
         return handle
 
     def open(
@@ -270,11 +267,7 @@ class App:
         return self._submit(asked, params, seed, deadline_s, kinds)
 
     def _asked(self, outputs: Iterable[str] | None) -> tuple[str, ...]:
-        asked = tuple(self.plan.outputs if outputs is None else outputs)
-        unknown = [name for name in asked if name not in self.plan.outputs]
-        if unknown or not asked:
-            what = f"no output {unknown[0]!r}" if unknown else "no output asked for"
-            raise RequestError("", Code.INVALID_INPUT, f"{what}; the graph's outputs: {', '.join(self.plan.outputs)}")
+        asked = check_outputs(self.plan, outputs)
         stopped = [stage for stage in self.plan.needed(asked) if stage not in self._deployment.stages]
         if stopped:
             raise RequestError("", Code.UNAVAILABLE, "this stage was not started", stage=stopped[0])

@@ -1,4 +1,4 @@
-"""What a caller gives for a graph input -> packets of its type. Files are read here, in the caller's thread."""
+"""What a caller gives for a request -> packets of each input's type. What can be refused without a stage is refused here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,27 @@ from omni_graph.errors import Code, NodeError, RequestError
 from omni_graph.node import make_params
 from omni_graph.payload import Conversation, max_packet_bytes, packet_bytes
 from omni_graph.plan import GraphInput, Plan
+from omni_graph.spec import Limits
 
 
-def input_packets(name: str, kind: type, value: Any, folder: Path | None = None) -> Sequence[Any]:
+def read_inputs(
+    plan: Plan, given: Mapping[str, Any], outputs: Iterable[str], folder: Path | None = None
+) -> dict[str, Iterable[Any]]:
+    """The packets of every graph input that ``outputs`` need, none for an optional one that is not given.
+
+    Files that messages name are looked at here and read later, piece by piece. Raises RequestError(invalid_input).
+    """
+    read = check_inputs(plan, given, plan.needed(outputs))
+    packets = {
+        name: input_packets(name, plan.inputs[name].type, value, folder, plan.deploy.limits)
+        for name, value in given.items()
+    }
+    return {name: packets.get(name, ()) for name in read}
+
+
+def input_packets(
+    name: str, kind: type, value: Any, folder: Path | None = None, limits: Limits | None = None
+) -> Iterable[Any]:
     """``value`` is a packet, a sequence of packets, messages for a Conversation, or text where the type can ``parse`` it.
 
     Raises RequestError(invalid_input) that names the input.
@@ -21,7 +39,7 @@ def input_packets(name: str, kind: type, value: Any, folder: Path | None = None)
     if isinstance(value, kind):
         packets: Sequence[Any] = (value,)
     elif kind is Conversation and not _packets_of(kind, value):
-        packets = conversation_packets(value, folder)
+        return conversation_packets(value, folder, limits)
     elif isinstance(value, str) and hasattr(kind, "parse"):
         packets = kind.parse(value)
     elif _packets_of(kind, value):
@@ -64,6 +82,16 @@ def check_inputs(plan: Plan, given: Iterable[str], stages: Iterable[str]) -> Map
         inputs = ", ".join(plan.inputs) or "none"
         raise RequestError("", Code.INVALID_INPUT, f"the graph {what}; inputs: {inputs}")
     return read
+
+
+def check_outputs(plan: Plan, outputs: Iterable[str] | None) -> tuple[str, ...]:
+    """The outputs asked for, all for None; every one must exist."""
+    asked = tuple(plan.outputs if outputs is None else outputs)
+    unknown = [name for name in asked if name not in plan.outputs]
+    if unknown or not asked:
+        what = f"no output {unknown[0]!r}" if unknown else "no output asked for"
+        raise RequestError("", Code.INVALID_INPUT, f"{what}; the graph's outputs: {', '.join(plan.outputs)}")
+    return asked
 
 
 def check_params(plan: Plan, params: Mapping[str, Mapping[str, Any]]) -> None:

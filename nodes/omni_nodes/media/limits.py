@@ -5,7 +5,8 @@ Every limit holds for the decoded medium, counted while decoding, and not only f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from omni_graph.errors import OmniGraphError
@@ -30,6 +31,7 @@ class MediaLimits:
     """Bounds of one request's media. ``image_pixels`` and ``image_side`` also bound a video's frames."""
 
     images: int = 16
+    image_bytes: int = 64_000_000
     image_pixels: int = 16_800_000
     image_side: int = 8192
     audio_bytes: int = 64_000_000
@@ -40,6 +42,11 @@ class MediaLimits:
     video_bytes: int = 512_000_000
     video_seconds: float = 600.0
     video_frames: int = 768
+
+    @classmethod
+    def of(cls, table: Mapping[str, float]) -> MediaLimits:
+        """From a table with more names than these; what it lacks keeps its default."""
+        return replace(cls(), **{one.name: table[one.name] for one in fields(cls) if one.name in table})
 
     def bytes_of(self, medium: Medium) -> int:
         """The largest file, in bytes."""

@@ -7,7 +7,7 @@ Everything here came from outside: each field is checked before it is used, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from omni_graph.payload import Conversation
@@ -16,7 +16,6 @@ from omni_nodes.qwen2_5_omni.json_fields import Fields, InvalidInput
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("audio", "image", "video")
-IMAGE_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,15 @@ class ConversationLimits:
     parts: int = 64
     media: MediaLimits = field(default_factory=MediaLimits)
 
+    @classmethod
+    def of(cls, table: Mapping[str, float]) -> ConversationLimits:
+        """From the deploy file's ``limits``; what the table lacks keeps its default."""
+        own = {name: int(table[name]) for name in ("messages", "parts") if name in table}
+        return cls(**own, media=MediaLimits.of(table))
+
     def bytes_of(self, kind: str) -> int:
-        """The most bytes of one medium. A picture has no limit of its own in the table; its pixels have."""
-        return {"audio": self.media.audio_bytes, "image": IMAGE_BYTES, "video": self.media.video_bytes}[kind]
+        """The most bytes of one medium."""
+        return {"audio": self.media.audio_bytes, "image": self.media.image_bytes, "video": self.media.video_bytes}[kind]
 
 
 @dataclass(frozen=True, slots=True)

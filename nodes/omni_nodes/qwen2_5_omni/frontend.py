@@ -7,7 +7,7 @@ made for an output that nobody reads.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omni_graph.errors import Code, RequestError
 from omni_graph.node import In, Inbox, Out, Outbox
 from omni_graph.payload import Conversation
-from omni_nodes.media.limits import MediaError, MediaLimits
+from omni_nodes.media.limits import MediaError
 from omni_nodes.payloads import LayoutSegment, MelChunk, Patches
 from omni_nodes.preload import PRELOAD
 from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ConversationReader
@@ -23,9 +23,6 @@ from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 
 if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.preparation import Arm
-
-_MEDIA = MediaLimits()
-_CONVERSATION = ConversationLimits()
 
 
 @dataclass(slots=True)
@@ -41,8 +38,8 @@ class _Request:
 class Frontend:
     """Qwen2.5-Omni's preprocessing, equal to transformers' Qwen2_5OmniProcessor for the same samples and pixels.
 
-    Raises RequestError ``invalid_input`` with one line that names the place or the medium. The limits are those of a
-    request; a text may be as long as the model's context.
+    Raises RequestError ``invalid_input`` with one line that names the place or the medium. ``limits`` is the deploy file's
+    table of what a request may bring; a text may be as long as the model's context.
     """
 
     preload = PRELOAD
@@ -58,29 +55,12 @@ class Frontend:
 
         audio_in_video: bool = False
 
-    def __init__(
-        self,
-        checkpoint: str,
-        max_messages: int = _CONVERSATION.messages,
-        max_parts: int = _CONVERSATION.parts,
-        max_images: int = _MEDIA.images,
-        max_image_pixels: int = _MEDIA.image_pixels,
-        max_audio_seconds: float = _MEDIA.audio_seconds,
-        max_video_seconds: float = _MEDIA.video_seconds,
-        max_video_frames: int = _MEDIA.video_frames,
-    ) -> None:
+    def __init__(self, checkpoint: str, limits: Mapping[str, float] | None = None) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.preparation import Preparer
 
-        media = MediaLimits(
-            images=max_images,
-            image_pixels=max_image_pixels,
-            audio_seconds=max_audio_seconds,
-            video_seconds=max_video_seconds,
-            video_frames=max_video_frames,
-        )
-        self._limits = ConversationLimits(max_messages, max_parts, media)
-        self._preparer = Preparer(open_checkpoint(checkpoint), media)
+        self._limits = ConversationLimits.of(limits or {})
+        self._preparer = Preparer(open_checkpoint(checkpoint), self._limits.media)
         self._requests: dict[str, _Request] = {}
 
     def open(self, request: str, params: Params) -> None:

@@ -5,6 +5,7 @@ And one clear line for each bad input, which fails that request alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -21,11 +22,12 @@ from omni_graph.conversation import conversation_packets
 from omni_graph.errors import Code, RequestError
 from omni_graph.node import UNLIMITED, In, Out
 from omni_graph.payload import Conversation
+from omni_graph.spec import Limits
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.media.limits import MediaLimits
 from omni_nodes.payloads import Patches
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
-from omni_nodes.qwen2_5_omni.conversation import MediaPart, Message, ParsedConversation
+from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, MediaPart, Message, ParsedConversation
 from omni_nodes.qwen2_5_omni.frontend import Frontend
 from omni_nodes.qwen2_5_omni.intake import MediaIntake
 from omni_nodes.qwen2_5_omni.preparation import Preparer
@@ -55,7 +57,7 @@ def node(tiny_folder) -> Frontend:
 @pytest.fixture(scope="module")
 def everything() -> list[Conversation]:
     media = [image(pixels(200, 300)), audio(sound(7.0)), video(BLOCKWISE, audio=True), image(png(pixels(33, 44)))]
-    return conversation_packets([user("look", *media, "and", audio(flac(sound(2.2))), video(pixels(3, 40, 40)))])
+    return list(conversation_packets([user("look", *media, "and", audio(flac(sound(2.2))), video(pixels(3, 40, 40)))]))
 
 
 @pytest.mark.parametrize("window", range(1, 9))
@@ -177,9 +179,7 @@ def test_a_cancelled_request_is_forgotten_in_any_state(node, everything):
 
 
 BAD = {
-    "no message": ([], "at least one message"),
     "a role": ([{"role": "robot", "content": "a"}], r"messages\[0\].role"),
-    "no sound": ([user(audio(b""))], r"messages\[0\].content\[0\]: is empty"),
     "not a picture": ([user("a", image(b"nothing"))], r"messages\[0\].content\[1\]: is not a picture"),
     "half a picture": ([user(image(png(pixels(90, 90))[:900]))], r"content\[0\]: is damaged or truncated"),
     "not a video": ([user(video(b"nothing at all"))], r"content\[0\]: is not a media file"),
@@ -218,6 +218,14 @@ def test_bad_input_fails_its_request_with_one_line(node, messages, message):
     ("packets", "message"),
     [
         ([], "the conversation is empty"),
+        ([Conversation("[]")], "at least one message"),
+        (
+            [
+                Conversation(json.dumps([user({"type": "audio", "media": 0, "format": "file", "name": "a.wav"})])),
+                Conversation(media=0),
+            ],
+            r"a.wav: is empty",
+        ),
         ([Conversation('[{"role": "user", "content": "a"}]'), Conversation(media=0)], "the messages name 0"),
         (
             [
@@ -234,16 +242,25 @@ def test_packets_that_are_no_conversation_are_refused(node, packets, message):
     assert caught.value.code is Code.INVALID_INPUT
 
 
-def test_limits_are_the_nodes_configuration(tiny_folder):
-    node = Frontend(str(tiny_folder), max_images=1, max_audio_seconds=1.0, max_messages=2, max_video_frames=2)
+def test_limits_are_those_of_the_deploy_file(tiny_folder):
+    limits = Limits(images=1, audio_seconds=1.0, messages=2, video_frames=2, image_bytes=3000)
+    node = Frontend(str(tiny_folder), limits=limits.model_dump())
     for messages, message in (
         ([user(image(pixels(30, 30)), image(pixels(30, 30)))], "2 images, at most 1"),
         ([user(audio(sound(1.5)))], "lasts more than 1 s"),
         ([user("a")] * 3, "3 of them, at most 2"),
         ([user(video(pixels(4, 30, 30)))], "has 4 frames; 1 to 2"),
+        ([user(image(pixels(40, 30)))], "more than 3000 bytes"),
     ):
         with pytest.raises(RequestError, match=message):
             run_node(node, {"r": {"conversation": conversation_packets(messages)}})
+
+
+def test_the_nodes_limits_are_by_default_those_of_the_table():
+    table = Limits().model_dump()
+    assert ConversationLimits.of(table) == ConversationLimits()
+    names = {"messages", "parts", *(one.name for one in dataclasses.fields(MediaLimits))}
+    assert set(table) - names == {"input_bytes", "deadline_s"}  # the Gateway's own
 
 
 def test_pictures_end_with_last_and_their_rows_are_the_grids(node, everything):
