@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import Qwen2VLImageProcessorPil
 
 from omni_graph.conversation import conversation_packets
 from omni_graph.payload import max_packet_bytes, packet_bytes
 from omni_graph.testing import run_node
-from omni_nodes.media.audio import AudioDecoder
 from omni_nodes.media.limits import MediaLimits
-from omni_nodes.media.video import FrameReader, probe_video
 from omni_nodes.qwen2_5_omni.audio_encoder import AudioEncoder
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 from omni_nodes.qwen2_5_omni.frontend import Frontend
@@ -40,6 +34,7 @@ from tests.nodes.qwen2_5_omni.conversations import (
     user,
     video,
 )
+from tests.nodes.qwen2_5_omni.processed import processed
 
 Outputs = dict[str, list[Any]]
 
@@ -52,37 +47,6 @@ def node(tiny_folder) -> Frontend:
 def run(node: Frontend, messages: Sequence[Mapping[str, Any]], *, audio_in_video: bool = False) -> Outputs:
     packets = conversation_packets(messages)
     return run_node(node, {"r": {"conversation": packets}}, {"r": {"audio_in_video": audio_in_video}})["r"]
-
-
-def decoded(part: Mapping[str, Any]) -> Any:
-    """The part's samples, picture or frames, as the processor is handed them: decoded by our own decoders."""
-    medium = part[part["type"]]
-    if part["type"] == "audio":
-        return AudioDecoder(medium, "a").read() if isinstance(medium, bytes) else medium
-    if part["type"] == "image":
-        return Image.open(io.BytesIO(medium)) if isinstance(medium, bytes) else Image.fromarray(medium)
-    if isinstance(medium, bytes):
-        return np.concatenate(list(FrameReader(medium, "v", probe_video(medium, "v"))))
-    return medium
-
-
-def processed(reference: Any, messages: Sequence[Mapping[str, Any]], *, heard: bool = False, fps: float = 2.0) -> Any:
-    """What the processor makes of the messages; ``heard``: each video with its sound track."""
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    media = {kind: [decoded(part) for part in parts if part["type"] == kind] for kind in ("audio", "image", "video")}
-    if heard:
-        tracks = [AudioDecoder(part["video"], "v", medium="video").read() for part in parts if part["type"] == "video"]
-        media["audio"] = tracks
-    named = [{**message, "content": _named(message["content"])} for message in messages]
-    pillow = Qwen2VLImageProcessorPil.from_pretrained(reference.folder)  # torchvision's resizes otherwise
-    with mock.patch.object(reference.processor, "image_processor", pillow):
-        return reference.inputs(named, media["audio"], media["image"], media["video"], audio_in_video=heard, fps=fps)
-
-
-def _named(content: Any) -> Any:
-    if isinstance(content, str):
-        return content
-    return [part if part["type"] == "text" else {"type": part["type"], part["type"]: "x"} for part in content]
 
 
 def check_equal(outputs: Outputs, made: Mapping[str, Any]) -> None:

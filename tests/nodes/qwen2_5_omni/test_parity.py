@@ -5,89 +5,53 @@ What would break for a user: another answer than the model's own, or speech that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from omni_graph.runtime.app import App
-from tests.nodes.qwen2_5_omni.apps import codes_of, frames, greedy, launch, picture, samples_of, tone
-from tests.nodes.qwen2_5_omni.reference import Reference
+from tests.nodes.qwen2_5_omni.apps import Messages, codes_of, frames, greedy, launch, picture, samples_of, tone
+from tests.nodes.qwen2_5_omni.conversations import BLOCKWISE, VIDEO, audio, flac, image, user, video
+from tests.nodes.qwen2_5_omni.processed import processed
+from tests.nodes.qwen2_5_omni.reference import Answer, Reference
 
 TOKENS, CODES, SEED = 14, 40, 3
 
-
-@dataclass(frozen=True)
-class Case:
-    """One conversation; media as raw arrays, so that both sides see the same samples and pixels."""
-
-    content: list[dict[str, Any]]
-    before: list[dict[str, Any]] = field(default_factory=list)
-    audio: list[np.ndarray] = field(default_factory=list)
-    images: list[np.ndarray] = field(default_factory=list)
-    videos: list[np.ndarray] = field(default_factory=list)
-    audio_in_video: bool = False
-
-    def ours(self) -> list[dict[str, Any]]:
-        media: dict[str, Iterator[np.ndarray]] = {
-            "audio": iter(self.audio if not self.audio_in_video else ()),
-            "image": iter(self.images),
-            "video": iter(self.videos),
-        }
-        return [*self.before, {"role": "user", "content": [self._part(part, media) for part in self.content]}]
-
-    def _part(self, part: dict[str, Any], media: dict[str, Iterator[np.ndarray]]) -> dict[str, Any]:
-        kind = part["type"]
-        if kind == "text":
-            return part
-        array = next(media[kind])
-        extra = {"audio": {"sample_rate": 16_000}, "image": {}, "video": {"fps": 2.0}}[kind]
-        return {"type": kind, kind: array, **extra}
-
-    def theirs(self, reference: Reference) -> dict[str, Any]:
-        messages = [*self.before, {"role": "user", "content": self.content}]
-        images = [Image.fromarray(one) for one in self.images]
-        return reference.inputs(messages, self.audio, images, self.videos, audio_in_video=self.audio_in_video)
-
-
-def text(words: str) -> dict[str, str]:
-    return {"type": "text", "text": words}
-
-
-AUDIO, IMAGE, VIDEO = {"type": "audio", "audio": "x"}, {"type": "image", "image": "x"}, {"type": "video", "video": "x"}
-
-CASES = {
-    "text": Case([text("hello, describe yourself")]),
-    "audio": Case([AUDIO, text("what was said?")], audio=[tone(3.3)]),
-    "two images of odd sizes": Case([IMAGE, text("and"), IMAGE], images=[picture(113, 171), picture(60, 99, 1)]),
-    "video": Case([VIDEO, text("what moves?")], videos=[frames(6, 84, 112)]),
-    "mix": Case(
-        [text("look"), IMAGE, AUDIO, VIDEO, text("and speak")],
-        audio=[tone(2.6, 300)],
-        images=[picture(70, 90)],
-        videos=[frames(4, 56, 84)],
-    ),
-    "multi-turn": Case(
-        [AUDIO, text("and now?")],
-        before=[
-            {"role": "system", "content": "You are brief."},
-            {"role": "user", "content": [text("hi")]},
-            {"role": "assistant", "content": [text("hello")]},
-        ],
-        audio=[tone(0.7)],
-    ),
+CASES: dict[str, Messages] = {
+    "text": [user("hello, describe yourself")],
+    "audio": [user(audio(tone(3.3)), "what was said?")],
+    "two images of odd sizes": [user(image(picture(113, 171)), "and", image(picture(60, 99, 1)))],
+    "video": [user(video(frames(6, 84, 112)), "what moves?")],
+    "video with its sound": [user("watch", video(VIDEO, audio=True), "what was said?")],
+    "a file with all video before all sound": [user(video(BLOCKWISE, audio=True))],
+    "mix": [user("look", image(picture(70, 90)), audio(tone(2.6, 300)), video(frames(4, 56, 84)), "and speak")],
+    "multi-turn": [
+        {"role": "system", "content": "You are brief."},
+        user("hi", audio(flac(tone(1.0)))),
+        {"role": "assistant", "content": [{"type": "text", "text": "hello"}]},
+        user(audio(tone(0.7)), "and now?"),
+    ],
 }
 
 
-def check(app: App, reference: Reference, case: Case, voice: str = "Chelsie") -> None:
-    expected = reference.generate(
-        case.theirs(reference), max_tokens=TOKENS, talker_max_tokens=CODES, seed=SEED, voice=voice
+def heard(messages: Messages) -> bool:
+    """The videos come with their sound."""
+    return any(
+        part.get("audio") is True for message in messages for part in message["content"] if isinstance(part, dict)
     )
-    result = app.run({"conversation": case.ours()}, params=greedy(TOKENS, CODES, voice), seed=SEED)
+
+
+def check(app: App, reference: Reference, messages: Messages, voice: str = "Chelsie") -> None:
+    made = processed(reference, messages, heard=heard(messages))
+    expected = reference.generate(made, max_tokens=TOKENS, talker_max_tokens=CODES, seed=SEED, voice=voice)
+    result = app.run({"conversation": messages}, params=greedy(TOKENS, CODES, voice), seed=SEED)
+    check_equal(result, expected)
+
+
+def check_equal(result: Any, expected: Answer) -> None:
     assert result["text"].token_ids == expected.token_ids
     assert codes_of(result) == expected.codes
     assert expected.waveform is not None
@@ -123,34 +87,39 @@ def test_other_shapes_of_checkpoint_answer_as_transformers_does(name: str, odd: 
     check(odd, odd_reference, CASES[name], voice="Ethan")
 
 
+def stopping_answer(reference: Reference, messages: Sequence[Any], **choices: Any) -> Answer:
+    return reference.generate(processed(reference, messages), max_tokens=200, seed=SEED, **choices)
+
+
 @pytest.mark.parametrize("words", ["hello", "a", "describe"])
 def test_replies_that_stop_by_themselves(words: str, stopping: App, stopping_reference: Reference) -> None:
-    case = Case([text(words)])
-    expected = stopping_reference.generate(
-        case.theirs(stopping_reference), max_tokens=200, talker_max_tokens=400, seed=SEED
-    )
-    result = stopping.run({"conversation": case.ours()}, params=greedy(200, 400), seed=SEED)
-    assert result["text"].token_ids == expected.token_ids and 1 < len(expected.token_ids) < 200
+    expected = stopping_answer(stopping_reference, [user(words)], talker_max_tokens=400)
+    result = stopping.run({"conversation": [user(words)]}, params=greedy(200, 400), seed=SEED)
+    assert 1 < len(expected.token_ids) < 200 and 0 < len(expected.codes) < 400
     assert result["text"].finish_reason == "stop"
-    assert codes_of(result) == expected.codes and 0 < len(expected.codes) < 400
-    assert expected.waveform is not None
-    np.testing.assert_allclose(samples_of(result), expected.waveform, atol=1e-4)
+    check_equal(result, expected)
 
 
 def test_an_answer_of_one_token_has_empty_speech(stopping: App, stopping_reference: Reference) -> None:
     """transformers crashes here; its text alone is the reference."""
-    case = Case([text("tell me more")])
-    expected = stopping_reference.generate(case.theirs(stopping_reference), max_tokens=200, speech=False)
-    result = stopping.run({"conversation": case.ours()}, params=greedy(200, 400), seed=SEED)
+    expected = stopping_answer(stopping_reference, [user("tell me more")], speech=False)
+    result = stopping.run({"conversation": [user("tell me more")]}, params=greedy(200, 400), seed=SEED)
     assert result["text"].token_ids == expected.token_ids and len(expected.token_ids) == 1
     assert codes_of(result) == () and len(samples_of(result)) == 0
 
 
 def test_one_code_is_480_samples(exact: App) -> None:
-    result = exact.run({"conversation": CASES["text"].ours()}, params=greedy(TOKENS, 1), seed=SEED)
+    result = exact.run({"conversation": CASES["text"]}, params=greedy(TOKENS, 1), seed=SEED)
     assert len(codes_of(result)) == 1 and len(samples_of(result)) == 480
 
 
 def test_a_short_speech_does_not_cut_the_text(exact: App) -> None:
-    result = exact.run({"conversation": CASES["text"].ours()}, params=greedy(80, 8), seed=SEED)
+    result = exact.run({"conversation": CASES["text"]}, params=greedy(80, 8), seed=SEED)
     assert len(result["text"].token_ids) == 80 and len(codes_of(result)) == 8
+
+
+def test_the_usage_counts_what_went_in_and_out(exact: App) -> None:
+    result = exact.run({"conversation": CASES["mix"]}, params=greedy(TOKENS, CODES), seed=SEED)
+    usage = dict(result["text"].usage) | dict(result["speech"].usage)
+    assert usage["completion.text"] == TOKENS and usage["completion.audio"] == CODES
+    assert all(usage[f"prompt.{kind}"] > 0 for kind in ("text", "audio", "image", "video"))
