@@ -1,4 +1,4 @@
-"""The reference's inputs for messages as a caller writes them: both sides see the same decoded samples, pixels and frames."""
+"""The reference's inputs for messages as a caller writes them: both sides see the same samples, pixels and frames."""
 
 from __future__ import annotations
 
