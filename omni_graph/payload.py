@@ -96,12 +96,16 @@ class Array:
 SCALARS = (str, int, float, bool, bytes)
 
 
-@cache
 def payload_fields(cls: type) -> tuple[tuple[str, Any], ...]:
     """(name, resolved type) of a payload class's fields, in order.
 
     Raises NodeError when ``cls`` is no payload: not a frozen dataclass, or a field of another type.
     """
+    return _payload_fields(cls)
+
+
+@cache
+def _payload_fields(cls: Any) -> tuple[tuple[str, Any], ...]:
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise NodeError(f"{cls.__qualname__} is not a payload: write it as @dataclass(frozen=True)")
     hints = typing.get_type_hints(cls)
@@ -127,7 +131,7 @@ def _allowed(hint: Any) -> bool:
 
 def packet_bytes(packet: object) -> int:
     """Payload bytes of a packet: array buffers, text and bytes at their length, 8 for every number."""
-    return sum(_size(getattr(packet, name)) for name, _ in payload_fields(type(packet)))
+    return sum(_size(getattr(packet, name)) for name, _ in _payload_fields(type(packet)))
 
 
 def _size(value: object) -> int:
