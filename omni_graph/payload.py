@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin
 
 from omni_graph.errors import NodeError
 
@@ -96,16 +96,11 @@ class Array:
 SCALARS = (str, int, float, bool, bytes)
 
 
-def payload_fields(cls: type) -> tuple[tuple[str, Any], ...]:
+def _resolve_fields(cls: type) -> tuple[tuple[str, Any], ...]:
     """(name, resolved type) of a payload class's fields, in order.
 
     Raises NodeError when ``cls`` is no payload: not a frozen dataclass, or a field of another type.
     """
-    return _payload_fields(cls)
-
-
-@cache
-def _payload_fields(cls: Any) -> tuple[tuple[str, Any], ...]:
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise NodeError(f"{cls.__qualname__} is not a payload: write it as @dataclass(frozen=True)")
     hints = typing.get_type_hints(cls)
@@ -117,6 +112,10 @@ def _payload_fields(cls: Any) -> tuple[tuple[str, Any], ...]:
                 "allowed: Array, str, int, float, bool, bytes, tuples of them, or one of them or None"
             )
     return result
+
+
+# one entry per payload class of the program; the cast, because a cached function takes Hashable and a class is none to mypy
+payload_fields = cast("Callable[[type], tuple[tuple[str, Any], ...]]", cache(_resolve_fields))
 
 
 def _allowed(hint: Any) -> bool:
@@ -131,7 +130,7 @@ def _allowed(hint: Any) -> bool:
 
 def packet_bytes(packet: object) -> int:
     """Payload bytes of a packet: array buffers, text and bytes at their length, 8 for every number."""
-    return sum(_size(getattr(packet, name)) for name, _ in _payload_fields(type(packet)))
+    return sum(_size(getattr(packet, name)) for name, _ in payload_fields(type(packet)))
 
 
 def _size(value: object) -> int:
