@@ -1,0 +1,522 @@
+"""A deterministic simulation of a whole deployment: GatewayCore and WorkerCores joined by simulated links, one seed a run.
+
+Links are FIFO a direction and interleave as they like; any frame, slice, read or fault may come next. Time is a number.
+An oracle watches every frame as it is sent and as it arrives. Whatever is wrong is a Violation, with the seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+from unittest import mock
+
+from omni_graph import gateway_request
+from omni_graph.core import CONTROL, WorkerCore
+from omni_graph.errors import Code, RequestError
+from omni_graph.frames import GATEWAY, Address, Credit, Data, End, Frame, LinkId, LinkLost, Open, Side, Start, Stop
+from omni_graph.gateway import GatewayCore
+from omni_graph.gateway_request import Ended, OutputPacket, Released
+from omni_graph.testing.silent import SilentObserver
+from omni_graph.topology import Topology
+from tests.core.sim_client import Client
+from tests.core.sim_oracle import Oracle, Violation
+from tests.core.sim_shapes import SHAPES, Shape, conversation
+
+FAULTS = ("kill", "cut", "control", "bug", "request_error", "cancel", "drop")
+LOST = LinkLost("cut")
+MAX_EVENTS = 40_000
+SCRIPTS, SEEDS = 8, 4
+
+
+class Link:
+    """One connection: ``opener`` made it on its first send. ``pipes``: what is under way to each end."""
+
+    __slots__ = ("dead", "opener", "other", "pipes", "side")
+
+    def __init__(self, opener: str, other: str, side: Side, after: Pipe | None) -> None:
+        self.opener, self.other, self.side = opener, other, side
+        self.dead = False
+        answer = Side.CONTROL if side is Side.CONTROL else Side.READS
+        to_other = Pipe(self, other, LinkId(opener, answer), after)
+        self.pipes = {other: to_other, opener: Pipe(self, opener, LinkId(other, side), None)}
+
+
+class Pipe:
+    """One direction of a link. ``after``: the same direction of the link before, which is heard to its end first."""
+
+    __slots__ = ("active", "after", "frames", "link", "name", "slow", "to")
+
+    def __init__(self, link: Link, to: str, name: LinkId, after: Pipe | None) -> None:
+        self.link, self.to, self.name, self.after = link, to, name, after
+        self.frames: deque[Frame | LinkLost] = deque()
+        self.active = self.slow = False
+
+
+@dataclass(slots=True)
+class Worker:
+    """A replica: its core, its nodes, and the stage it serves."""
+
+    name: str
+    host: str
+    core: WorkerCore
+    nodes: Mapping[str, Any]
+    doomed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is not drawn from the seed. ``faults``: kinds that may happen, ``count`` of them at most.
+
+    ``calm``: nothing is drawn but the order of events; one replica a stage, and the clients that the test adds.
+    """
+
+    shape: str
+    faults: tuple[str, ...] = FAULTS
+    count: int = 3
+    calm: bool = False
+    window: int = 8
+
+
+class World:
+    """One run."""
+
+    def __init__(self, seed: int, setting: Setting, *, shape: Shape | None = None) -> None:
+        self.seed, self.setting = seed, setting
+        self.rng = rng = random.Random(seed)
+        self.shape = shape or SHAPES[setting.shape]
+        self.now, self.tick_at = 0.0, 0.0
+        self.pace = 0.001 if setting.calm else rng.choice((0.001, 0.001, 0.001, 0.02, 0.2))
+        self.edges = self.shape.edges(
+            (lambda: setting.window) if setting.calm else (lambda: rng.choice((1, 1, 2, 3, 8)))
+        )
+        self.slots = rng.choice((1, 2, 3))
+        self.oracle = Oracle(self.edges)
+        self.topology = Topology(self.edges, self._hosts(), self._host_slots(), rng.choice((1, 2, 3)), 4)
+        self.gateway = GatewayCore(self.topology, Address(GATEWAY, ""))
+        self.workers: dict[str, Worker] = {}
+        self.awake: dict[str, Worker] = {}
+        self.down: list[str] = []
+        self.opened: dict[tuple[str, str, Side], Link] = {}
+        self.accepted: dict[tuple[str, str, Side], Link] = {}
+        self.links: list[Link] = []
+        self.active: list[Pipe] = []
+        self.clients: dict[str, Client] = {}
+        self.faults_left = 0 if setting.calm else rng.randint(0, setting.count)
+        self.fault_rate = rng.choice((0.003, 0.01, 0.03))
+        self.lives = 0
+
+    # ---- setting up
+
+    def _hosts(self) -> dict[str, str]:
+        """Most stages have workers of their own; some live in the one before."""
+        hosts: dict[str, str] = {}
+        before = ""
+        for name in self.shape.nodes:
+            alone = not before or self.setting.calm or self.rng.random() < 0.8
+            hosts[name] = before = name if alone else before
+        return hosts
+
+    def _host_slots(self) -> dict[str, int]:
+        return dict.fromkeys(self._stages(), self.slots)
+
+    def _stages(self) -> Iterable[str]:
+        return self.shape.nodes
+
+    def boot(self, host: str) -> None:
+        """A new replica of ``host``, of a name that was never used."""
+        self.lives += 1
+        name = f"{host}/{self.lives}"
+        nodes = {n: make() for n, (make, _) in self.shape.nodes.items() if self.topology.host_of[n] == host}
+        mine = [edge for edge in self.edges if edge.writer in nodes or edge.reader in nodes]
+        core = WorkerCore(name, nodes, mine, clock=lambda: self.now, observer=SilentObserver())
+        self.workers[name] = Worker(name, host, core, nodes)
+        self.gateway.replica_up(host, Address(name, ""), self.now)
+        self._after_gateway()
+
+    def add_client(self, name: str, script: int, seed: int, outputs: tuple[str, ...]) -> Client:
+        """A client that has not asked yet."""
+        expected = None if self.setting.calm else undisturbed(self.setting.shape, script, seed, outputs)
+        client = Client(name, conversation(script), seed, outputs, expected)
+        self.clients[name] = client
+        return client
+
+    # ---- the run
+
+    def run(self) -> None:
+        """Until every request is over and nothing moves. Raises Violation."""
+        for host in dict.fromkeys(self.topology.host_of.values()):
+            for _ in range(1 if self.setting.calm else self.rng.choice((1, 1, 2))):
+                self.boot(host)
+        if not self.setting.calm:
+            self._draw_clients()
+        self.settle()
+        self._check_rest()
+
+    def settle(self) -> None:
+        """Until nothing moves."""
+        for _ in range(MAX_EVENTS):
+            if not self._event():
+                return
+        self.fail(f"no end in {MAX_EVENTS} events")
+
+    def let_time_pass(self, seconds: float) -> None:
+        """The clock goes on, and whatever that brings."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.25
+            self._tick()
+            self.settle()
+
+    def _draw_clients(self) -> None:
+        for number in range(self.rng.choice((1, 1, 2, 3))):
+            outputs = tuple(self.shape.outputs)
+            if len(outputs) > 1 and self.rng.random() < 0.3:
+                outputs = tuple(sorted(self.rng.sample(outputs, self.rng.randint(1, len(outputs) - 1))))
+            script, seed = self.rng.randrange(SCRIPTS), self.rng.randrange(SEEDS)
+            client = self.add_client(f"r{number}", script, seed, outputs)
+            client.slow = self.rng.random() < 0.3
+            client.deadline_s = 1e9 if self.rng.random() < 0.9 else self.rng.random()
+
+    def _event(self) -> bool:
+        """One thing that can happen, drawn from all; False when nothing can."""
+        rng = self.rng
+        if self.faults_left and rng.random() < self.fault_rate:
+            self.faults_left -= 1
+            self._fault(rng.choice(self.setting.faults))
+            return True
+        self.now += self.pace
+        if self.now >= self.tick_at:
+            self._tick()
+        doers = [client for client in self.clients.values() if client.can_act]
+        pipes, workers = len(self.active), len(self.awake)
+        pick = rng.random() * (pipes + workers + len(doers) + 0.2 * len(self.down))
+        if pick < pipes:
+            self._deliver(self.active[int(pick)])
+        elif pick < pipes + workers:
+            self._step(list(self.awake.values())[int(pick - pipes)])
+        elif pick < pipes + workers + len(doers):
+            client = doers[int(pick - pipes - workers)]
+            if not client.slow or rng.random() < 0.05 or not (pipes or workers):
+                self._act(client)
+        elif self.down:
+            self.boot(self.down.pop())
+        else:
+            return self._wake_up()
+        return True
+
+    def _wake_up(self) -> bool:
+        """Nothing moves: only time can. A deadline is the one thing that it may bring."""
+        dues = [c.deadline_s + c.asked_at for c in self.clients.values() if c.asked and c.ended is None]
+        if any(due < 1e8 for due in dues):
+            self.now = min(dues)
+            self._tick()
+            return True
+        return False
+
+    def _tick(self) -> None:
+        self.gateway.tick(self.now)
+        self._after_gateway()
+        wait = self.gateway.next_tick(self.now)
+        self.tick_at = self.now + (0.5 if wait is None else min(wait, 0.5))
+
+    def _act(self, client: Client) -> None:
+        try:
+            client.act(self.gateway, self.shape, self.now, self.rng)
+        except RequestError as error:
+            client.refused(error.code, self.oracle.dead)
+        self._after_gateway()
+
+    # ---- frames
+
+    def send(self, source: str, name: LinkId, frames: Iterable[Frame]) -> None:
+        """What a core wants sent; a writer, and the Gateway on control, opens the link on first use."""
+        if name.side is Side.WRITES or (name.side is Side.CONTROL and source == GATEWAY):
+            link = self.opened.get((source, name.peer, name.side)) or self._open_link(source, name)
+        else:
+            side = Side.CONTROL if name.side is Side.CONTROL else Side.WRITES
+            accepted = self.accepted.get((name.peer, source, side))
+            if accepted is None:
+                self.fail(f"{source} answers {name.peer} over a link that is not there: {list(frames)[:1]}")
+            link = accepted
+        for frame in frames:
+            self.oracle.sent(frame)
+            if isinstance(frame, Open):
+                self.clients[frame.request].route.add(name.peer)
+            if not link.dead:
+                self._push(link.pipes[name.peer], frame)
+
+    def _open_link(self, source: str, name: LinkId) -> Link:
+        key = (source, name.peer, name.side)
+        before = self.accepted.get(key)
+        link = Link(source, name.peer, name.side, None if before is None else before.pipes[name.peer])
+        self.opened[key] = link
+        self.links.append(link)
+        for pipe in link.pipes.values():
+            pipe.slow = not self.setting.calm and self.rng.random() < 0.15
+        if name.peer != GATEWAY and name.peer not in self.workers:
+            link.dead = True
+            self._push(link.pipes[source], LOST)
+        return link
+
+    def _push(self, pipe: Pipe, frame: Frame | LinkLost) -> None:
+        pipe.frames.append(frame)
+        if not pipe.active:
+            pipe.active = True
+            self.active.append(pipe)
+
+    def _deliver(self, pipe: Pipe) -> None:
+        if pipe.slow and self.rng.random() < 0.9 and len(self.active) > 1:
+            return
+        while pipe.after is not None and pipe.after.frames:
+            pipe = pipe.after
+        frame = pipe.frames.popleft()
+        if not pipe.frames:
+            pipe.active = False
+            self.active.remove(pipe)
+        if isinstance(frame, LinkLost):
+            self._deliver_loss(pipe)
+        elif pipe.to == GATEWAY:
+            self.accepted[pipe.link.opener, pipe.link.other, pipe.link.side] = pipe.link
+            self.oracle.arrives(frame, True)
+            self.gateway.receive(pipe.name, frame, self.now)
+            self._stale(frame, self.gateway, lambda old: self.gateway.receive(pipe.name, old, self.now))
+            self._after_gateway()
+        else:
+            self._deliver_to_worker(pipe, frame, self.workers[pipe.to])
+
+    def _deliver_to_worker(self, pipe: Pipe, frame: Frame, worker: Worker) -> None:
+        if pipe.to == pipe.link.other:
+            self.accepted[pipe.link.opener, pipe.link.other, pipe.link.side] = pipe.link
+        opened = worker.core._requests.get(getattr(frame, "request", ""))
+        self.oracle.arrives(frame, opened is not None)
+        worker.core.receive(pipe.name, frame)
+        self._stale(frame, worker.core, lambda old: worker.core.receive(pipe.name, old))
+        if isinstance(frame, Data) and opened is not None:
+            stream = opened.ins[frame.edge]
+            if len(stream.waiting) > stream.edge.window:
+                self.fail(
+                    f"{len(stream.waiting)} packets wait on {stream.edge.name}, its window is {stream.edge.window}"
+                )
+        if isinstance(frame, Open) and len(worker.core.open_requests) > self.slots:
+            self.fail(f"{worker.name} has {worker.core.open_requests} open, its slots are {self.slots}")
+        self._after_worker(worker)
+
+    def _deliver_loss(self, pipe: Pipe) -> None:
+        """An end learns that its link is gone."""
+        link = pipe.link
+        table = self.opened if pipe.to == link.opener else self.accepted
+        if table.get((link.opener, link.other, link.side)) is link:
+            del table[link.opener, link.other, link.side]
+        if pipe.to == GATEWAY:
+            self.gateway.lost(pipe.name, "cut", self.now)
+            self._after_gateway()
+            return
+        worker = self.workers[pipe.to]
+        worker.core.lost(pipe.name, "cut")
+        self._after_worker(worker)
+        if pipe.name == CONTROL:
+            if worker.core.open_requests:
+                self.fail(f"{worker.name} lost the Gateway and keeps {worker.core.open_requests}")
+            self._kill(worker)
+
+    def _stale(self, frame: Frame, core: GatewayCore | WorkerCore, receive: Callable[[Frame], None]) -> None:
+        """Now and then the same frame comes once more, of another attempt: it must be dropped and counted."""
+        if isinstance(frame, Data | End | Credit | Start | Stop) and self.rng.random() < 0.01:
+            before = core.dropped.total()
+            receive(replace(frame, attempt=frame.attempt + self.rng.choice((-1, 1))))
+            if core.dropped.total() != before + 1:
+                self.fail(f"a {type(frame).__name__} of another attempt was not dropped")
+
+    def _step(self, worker: Worker) -> None:
+        worker.core.step()
+        self._after_worker(worker)
+
+    def _after_worker(self, worker: Worker) -> None:
+        for link, reason in worker.core.broken_links():
+            self.fail(f"{worker.name} says that {link.peer} broke the protocol: {reason}")
+        for link, frames in worker.core.outgoing():
+            self.send(worker.name, link, frames)
+        if worker.core.awake:
+            self.awake[worker.name] = worker
+        else:
+            self.awake.pop(worker.name, None)
+
+    def _after_gateway(self) -> None:
+        for link, reason in self.gateway.broken_links():
+            self.fail(f"the Gateway says that {link.peer} broke the protocol: {reason}")
+        for link, frames in self.gateway.outgoing():
+            self.send(GATEWAY, link, frames)
+        for request, event in self.gateway.events():
+            self._on_event(self.clients[request], event)
+
+    def _on_event(self, client: Client, event: OutputPacket | Ended | Released) -> None:
+        problem = client.hears(event)
+        if problem is not None:
+            self.fail(f"{client.name}: {problem}")
+        if isinstance(event, Ended):
+            self._judge(client, event)
+        elif isinstance(event, Released):
+            for worker in self.workers.values():
+                if client.name in worker.core.open_requests and not worker.doomed:
+                    self.fail(f"{client.name} was released, and {worker.name} still has it")
+
+    def _judge(self, client: Client, ended: Ended) -> None:
+        """May it end so?"""
+        if ended.error is None:
+            self._check_choices(client)
+        elif not client.excused(ended.error, self.oracle.cuts, self.oracle.dead):
+            self.fail(f"{client.name} ended with {ended.error} for no reason")
+
+    def _check_choices(self, client: Client) -> None:
+        """A request that completed has brought along every choice that was made for it."""
+        if client.expected is None:
+            return
+        for output in set(client.outputs) - client.dropped:
+            carried = self.oracle.carried(client.name, output)
+            for node in {self.shape.complete.get(output)} - {None}:
+                if carried.get(node, 0) != client.expected.choices[output][node]:
+                    self.fail(
+                        f"{client.name}: {output} brought {carried} of the choices {client.expected.choices[output]}"
+                    )
+
+    # ---- faults
+
+    def _fault(self, kind: str) -> None:
+        workers = [worker for worker in self.workers.values() if not worker.doomed]
+        if kind == "kill" and workers:
+            self._kill(self.rng.choice(workers))
+        elif kind == "control" and workers:
+            self._cut_control(self.rng.choice(workers))
+        elif kind == "cut":
+            live = [link for link in self.links if not link.dead and link.side is Side.WRITES]
+            if live:
+                self._cut(self.rng.choice(live))
+        elif kind in ("bug", "request_error") and workers:
+            self._trip(self.rng.choice(workers), kind)
+        elif kind in ("cancel", "drop"):
+            self._client_fault(kind)
+
+    def _client_fault(self, kind: str) -> None:
+        clients = [client for client in self.clients.values() if client.asked and not client.released]
+        if clients and kind == "cancel":
+            client = self.rng.choice(clients)
+            client.cancelled = True
+            self.gateway.cancel(client.name, self.now)
+        elif clients:
+            client = self.rng.choice(clients)
+            output = self.rng.choice(client.outputs)
+            client.drop(output)
+            self.gateway.drop(client.name, output, self.now)
+        self._after_gateway()
+
+    def _trip(self, worker: Worker, kind: str) -> None:
+        """One of its nodes raises in its next slice."""
+        name, node = self.rng.choice(list(worker.nodes.items()))
+
+        def step(inbox: Any, outbox: Any) -> bool:
+            del node.step
+            hosted = worker.core._nodes[name]
+            here = [request for request, state in hosted.requests.items() if not state.done]
+            if not here:
+                return bool(node.step(inbox, outbox))
+            hit = here if kind == "bug" else [self.rng.choice(here)]
+            for request in hit:
+                self.clients[request].tripped = True
+            raise ValueError("planted") if kind == "bug" else RequestError(hit[0], Code.NODE_FAILED, "planted")
+
+        node.step = step
+
+    def _cut(self, link: Link) -> None:
+        """What is under way is lost from some point on; then each end learns that the link is gone."""
+        link.dead = True
+        self.links.remove(link)
+        self.oracle.cuts.append({link.opener, link.other})
+        for pipe in link.pipes.values():
+            for _ in range(self.rng.randint(0, len(pipe.frames))):
+                pipe.frames.pop()
+            if pipe.to == GATEWAY or pipe.to in self.workers:
+                self._push(pipe, LOST)
+
+    def _cut_control(self, worker: Worker) -> None:
+        link = self.opened.get((GATEWAY, worker.name, Side.CONTROL))
+        if link is not None and not link.dead:
+            worker.doomed = True
+            self.oracle.dead.add(worker.name)
+            self._cut(link)
+
+    def _kill(self, worker: Worker) -> None:
+        """The replica is gone at once; its peers hear so link by link."""
+        self.oracle.dead.add(worker.name)
+        del self.workers[worker.name]
+        self.awake.pop(worker.name, None)
+        for link in [link for link in self.links if worker.name in link.pipes]:
+            self._cut(link)
+        for pipe in [pipe for pipe in self.active if pipe.to == worker.name]:
+            pipe.frames.clear()
+            pipe.active = False
+            self.active.remove(pipe)
+        if (GATEWAY, worker.name, Side.CONTROL) not in self.opened:
+            self.gateway.replica_down(worker.name, Code.REPLICA_DIED, "killed", self.now)
+            self._after_gateway()
+        self.down.append(worker.host)
+
+    # ---- the end
+
+    def _check_rest(self) -> None:
+        for client in self.clients.values():
+            if client.ended is None or not client.released:
+                self.fail(f"{client.name} is stuck: {client.progress()}")
+        if self.gateway.running or self.gateway.waiting or any(self.gateway.load().values()):
+            self.fail(f"the Gateway still holds {self.gateway.running} requests: {self.gateway.load()}")
+        for worker in self.workers.values():
+            leftover = worker.core.open_requests or worker.core._leftover
+            held = [
+                name for name, node in worker.nodes.items() if vars(node).get("requests") or vars(node).get("_streams")
+            ]
+            if leftover or held or any(node.requests for node in worker.core._nodes.values()):
+                self.fail(f"{worker.name} still holds something: {leftover or held}")
+
+    def fail(self, message: str) -> None:
+        raise Violation(f"{self.setting.shape}, seed {self.seed}: {message}")
+
+
+@contextmanager
+def _small_buffers(size: int) -> Any:
+    with mock.patch.object(gateway_request, "OUTPUT_BUFFER_BYTES", size):
+        yield
+
+
+def simulate(seed: int, setting: Setting) -> World:
+    """One run; the Violation it raises names the seed."""
+    world = World(seed, setting)
+    with _small_buffers(random.Random(seed).choice((24, 96, 4 << 20))):
+        try:
+            world.run()
+        except (Violation, AssertionError):
+            raise
+        except Exception as error:
+            raise Violation(f"{setting.shape}, seed {seed}: {error!r}") from error
+    return world
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """What a request gets when nothing is in its way, and how many choices of each node come with it, by output."""
+
+    packets: Mapping[str, tuple[Any, ...]]
+    choices: Mapping[str, Mapping[str, int]]
+
+
+@cache
+def undisturbed(shape: str, script: int, seed: int, outputs: tuple[str, ...]) -> Undisturbed:
+    """The right answer: one request, no fault, large windows, a fixed order."""
+    world = World(0, Setting(shape, faults=(), calm=True))
+    client = world.add_client("alone", script, seed, outputs)
+    world.run()
+    packets = {output: tuple(got) for output, got in client.got.items()}
+    return Undisturbed(packets, {output: dict(world.oracle.carried("alone", output)) for output in outputs})
