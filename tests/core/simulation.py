@@ -7,7 +7,6 @@ An oracle watches every frame as it is sent and as it arrives. Whatever is wrong
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,44 +16,21 @@ from unittest import mock
 
 from omni_graph import gateway_request
 from omni_graph.core import CONTROL, WorkerCore
-from omni_graph.errors import Code, RequestError
-from omni_graph.frames import GATEWAY, Address, Credit, Data, End, Frame, LinkId, LinkLost, Open, Side, Start, Stop
+from omni_graph.errors import RequestError
+from omni_graph.frames import GATEWAY, Address, Credit, Data, End, Frame, LinkId, LinkLost, Open, Start, Stop
 from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, OutputPacket, Released
 from omni_graph.testing.silent import SilentObserver
 from omni_graph.topology import Topology
 from tests.core.sim_client import Client
+from tests.core.sim_faults import inject, kill
+from tests.core.sim_network import Network, Pipe
 from tests.core.sim_oracle import Oracle, Violation
 from tests.core.sim_shapes import SHAPES, Shape, conversation
 
 FAULTS = ("kill", "cut", "control", "bug", "request_error", "cancel", "drop")
-LOST = LinkLost("cut")
 MAX_EVENTS = 40_000
 SCRIPTS, SEEDS = 8, 4
-
-
-class Link:
-    """One connection: ``opener`` made it on its first send. ``pipes``: what is under way to each end."""
-
-    __slots__ = ("dead", "opener", "other", "pipes", "side")
-
-    def __init__(self, opener: str, other: str, side: Side, after: Pipe | None) -> None:
-        self.opener, self.other, self.side = opener, other, side
-        self.dead = False
-        answer = Side.CONTROL if side is Side.CONTROL else Side.READS
-        to_other = Pipe(self, other, LinkId(opener, answer), after)
-        self.pipes = {other: to_other, opener: Pipe(self, opener, LinkId(other, side), None)}
-
-
-class Pipe:
-    """One direction of a link. ``after``: the same direction of the link before, which is heard to its end first."""
-
-    __slots__ = ("active", "after", "frames", "link", "name", "slow", "to")
-
-    def __init__(self, link: Link, to: str, name: LinkId, after: Pipe | None) -> None:
-        self.link, self.to, self.name, self.after = link, to, name, after
-        self.frames: deque[Frame | LinkLost] = deque()
-        self.active = self.slow = False
 
 
 @dataclass(slots=True)
@@ -96,19 +72,22 @@ class World:
         )
         self.slots = rng.choice((1, 2, 3))
         self.oracle = Oracle(self.edges)
-        self.topology = Topology(self.edges, self._hosts(), self._host_slots(), rng.choice((1, 2, 3)), 4)
+        self.topology = Topology(
+            self.edges, self._hosts(), dict.fromkeys(self.shape.nodes, self.slots), rng.choice((1, 2, 3)), 4
+        )
         self.gateway = GatewayCore(self.topology, Address(GATEWAY, ""))
         self.workers: dict[str, Worker] = {}
         self.awake: dict[str, Worker] = {}
         self.down: list[str] = []
-        self.opened: dict[tuple[str, str, Side], Link] = {}
-        self.accepted: dict[tuple[str, str, Side], Link] = {}
-        self.links: list[Link] = []
-        self.active: list[Pipe] = []
+        self.network = Network(rng, 0.0 if setting.calm else 0.15, self.is_alive)
         self.clients: dict[str, Client] = {}
         self.faults_left = 0 if setting.calm else rng.randint(0, setting.count)
         self.fault_rate = rng.choice((0.003, 0.01, 0.03))
         self.lives = 0
+
+    def is_alive(self, name: str) -> bool:
+        """There is somebody of that name to hear."""
+        return name == GATEWAY or name in self.workers
 
     # ---- setting up
 
@@ -121,12 +100,6 @@ class World:
             hosts[name] = before = name if alone else before
         return hosts
 
-    def _host_slots(self) -> dict[str, int]:
-        return dict.fromkeys(self._stages(), self.slots)
-
-    def _stages(self) -> Iterable[str]:
-        return self.shape.nodes
-
     def boot(self, host: str) -> None:
         """A new replica of ``host``, of a name that was never used."""
         self.lives += 1
@@ -136,7 +109,7 @@ class World:
         core = WorkerCore(name, nodes, mine, clock=lambda: self.now, observer=SilentObserver())
         self.workers[name] = Worker(name, host, core, nodes)
         self.gateway.replica_up(host, Address(name, ""), self.now)
-        self._after_gateway()
+        self.after_gateway()
 
     def add_client(self, name: str, script: int, seed: int, outputs: tuple[str, ...]) -> Client:
         """A client that has not asked yet."""
@@ -187,16 +160,16 @@ class World:
         rng = self.rng
         if self.faults_left and rng.random() < self.fault_rate:
             self.faults_left -= 1
-            self._fault(rng.choice(self.setting.faults))
+            inject(self, rng.choice(self.setting.faults))
             return True
         self.now += self.pace
         if self.now >= self.tick_at:
             self._tick()
         doers = [client for client in self.clients.values() if client.can_act]
-        pipes, workers = len(self.active), len(self.awake)
+        pipes, workers = len(self.network.active), len(self.awake)
         pick = rng.random() * (pipes + workers + len(doers) + 0.2 * len(self.down))
         if pick < pipes:
-            self._deliver(self.active[int(pick)])
+            self._deliver(self.network.active[int(pick)])
         elif pick < pipes + workers:
             self._step(list(self.awake.values())[int(pick - pipes)])
         elif pick < pipes + workers + len(doers):
@@ -220,7 +193,7 @@ class World:
 
     def _tick(self) -> None:
         self.gateway.tick(self.now)
-        self._after_gateway()
+        self.after_gateway()
         wait = self.gateway.next_tick(self.now)
         self.tick_at = self.now + (0.5 if wait is None else min(wait, 0.5))
 
@@ -229,69 +202,37 @@ class World:
             client.act(self.gateway, self.shape, self.now, self.rng)
         except RequestError as error:
             client.refused(error.code, self.oracle.dead)
-        self._after_gateway()
+        self.after_gateway()
 
     # ---- frames
 
     def send(self, source: str, name: LinkId, frames: Iterable[Frame]) -> None:
-        """What a core wants sent; a writer, and the Gateway on control, opens the link on first use."""
-        if name.side is Side.WRITES or (name.side is Side.CONTROL and source == GATEWAY):
-            link = self.opened.get((source, name.peer, name.side)) or self._open_link(source, name)
-        else:
-            side = Side.CONTROL if name.side is Side.CONTROL else Side.WRITES
-            accepted = self.accepted.get((name.peer, source, side))
-            if accepted is None:
-                self.fail(f"{source} answers {name.peer} over a link that is not there: {list(frames)[:1]}")
-            link = accepted
+        """What a core wants sent."""
+        link = self.network.link_from(source, name)
         for frame in frames:
+            if link is None:
+                self.fail(f"{source} answers {name.peer} over a link that is not there: {frame}")
             self.oracle.sent(frame)
             if isinstance(frame, Open):
                 self.clients[frame.request].route.add(name.peer)
-            if not link.dead:
-                self._push(link.pipes[name.peer], frame)
-
-    def _open_link(self, source: str, name: LinkId) -> Link:
-        key = (source, name.peer, name.side)
-        before = self.accepted.get(key)
-        link = Link(source, name.peer, name.side, None if before is None else before.pipes[name.peer])
-        self.opened[key] = link
-        self.links.append(link)
-        for pipe in link.pipes.values():
-            pipe.slow = not self.setting.calm and self.rng.random() < 0.15
-        if name.peer != GATEWAY and name.peer not in self.workers:
-            link.dead = True
-            self._push(link.pipes[source], LOST)
-        return link
-
-    def _push(self, pipe: Pipe, frame: Frame | LinkLost) -> None:
-        pipe.frames.append(frame)
-        if not pipe.active:
-            pipe.active = True
-            self.active.append(pipe)
+            self.network.send(link, name.peer, frame)
 
     def _deliver(self, pipe: Pipe) -> None:
-        if pipe.slow and self.rng.random() < 0.9 and len(self.active) > 1:
+        heard = self.network.next(pipe)
+        if heard is None:
             return
-        while pipe.after is not None and pipe.after.frames:
-            pipe = pipe.after
-        frame = pipe.frames.popleft()
-        if not pipe.frames:
-            pipe.active = False
-            self.active.remove(pipe)
+        pipe, frame = heard
         if isinstance(frame, LinkLost):
             self._deliver_loss(pipe)
         elif pipe.to == GATEWAY:
-            self.accepted[pipe.link.opener, pipe.link.other, pipe.link.side] = pipe.link
             self.oracle.arrives(frame, True)
             self.gateway.receive(pipe.name, frame, self.now)
             self._stale(frame, self.gateway, lambda old: self.gateway.receive(pipe.name, old, self.now))
-            self._after_gateway()
+            self.after_gateway()
         else:
             self._deliver_to_worker(pipe, frame, self.workers[pipe.to])
 
     def _deliver_to_worker(self, pipe: Pipe, frame: Frame, worker: Worker) -> None:
-        if pipe.to == pipe.link.other:
-            self.accepted[pipe.link.opener, pipe.link.other, pipe.link.side] = pipe.link
         opened = worker.core._requests.get(getattr(frame, "request", ""))
         self.oracle.arrives(frame, opened is not None)
         worker.core.receive(pipe.name, frame)
@@ -308,13 +249,9 @@ class World:
 
     def _deliver_loss(self, pipe: Pipe) -> None:
         """An end learns that its link is gone."""
-        link = pipe.link
-        table = self.opened if pipe.to == link.opener else self.accepted
-        if table.get((link.opener, link.other, link.side)) is link:
-            del table[link.opener, link.other, link.side]
         if pipe.to == GATEWAY:
             self.gateway.lost(pipe.name, "cut", self.now)
-            self._after_gateway()
+            self.after_gateway()
             return
         worker = self.workers[pipe.to]
         worker.core.lost(pipe.name, "cut")
@@ -322,7 +259,7 @@ class World:
         if pipe.name == CONTROL:
             if worker.core.open_requests:
                 self.fail(f"{worker.name} lost the Gateway and keeps {worker.core.open_requests}")
-            self._kill(worker)
+            kill(self, worker)
 
     def _stale(self, frame: Frame, core: GatewayCore | WorkerCore, receive: Callable[[Frame], None]) -> None:
         """Now and then the same frame comes once more, of another attempt: it must be dropped and counted."""
@@ -346,7 +283,8 @@ class World:
         else:
             self.awake.pop(worker.name, None)
 
-    def _after_gateway(self) -> None:
+    def after_gateway(self) -> None:
+        """Send what the Gateway wants sent, and tell its callers."""
         for link, reason in self.gateway.broken_links():
             self.fail(f"the Gateway says that {link.peer} broke the protocol: {reason}")
         for link, frames in self.gateway.outgoing():
@@ -383,87 +321,6 @@ class World:
                     self.fail(
                         f"{client.name}: {output} brought {carried} of the choices {client.expected.choices[output]}"
                     )
-
-    # ---- faults
-
-    def _fault(self, kind: str) -> None:
-        workers = [worker for worker in self.workers.values() if not worker.doomed]
-        if kind == "kill" and workers:
-            self._kill(self.rng.choice(workers))
-        elif kind == "control" and workers:
-            self._cut_control(self.rng.choice(workers))
-        elif kind == "cut":
-            live = [link for link in self.links if not link.dead and link.side is Side.WRITES]
-            if live:
-                self._cut(self.rng.choice(live))
-        elif kind in ("bug", "request_error") and workers:
-            self._trip(self.rng.choice(workers), kind)
-        elif kind in ("cancel", "drop"):
-            self._client_fault(kind)
-
-    def _client_fault(self, kind: str) -> None:
-        clients = [client for client in self.clients.values() if client.asked and not client.released]
-        if clients and kind == "cancel":
-            client = self.rng.choice(clients)
-            client.cancelled = True
-            self.gateway.cancel(client.name, self.now)
-        elif clients:
-            client = self.rng.choice(clients)
-            output = self.rng.choice(client.outputs)
-            client.drop(output)
-            self.gateway.drop(client.name, output, self.now)
-        self._after_gateway()
-
-    def _trip(self, worker: Worker, kind: str) -> None:
-        """One of its nodes raises in its next slice."""
-        name, node = self.rng.choice(list(worker.nodes.items()))
-
-        def step(inbox: Any, outbox: Any) -> bool:
-            del node.step
-            hosted = worker.core._nodes[name]
-            here = [request for request, state in hosted.requests.items() if not state.done]
-            if not here:
-                return bool(node.step(inbox, outbox))
-            hit = here if kind == "bug" else [self.rng.choice(here)]
-            for request in hit:
-                self.clients[request].tripped = True
-            raise ValueError("planted") if kind == "bug" else RequestError(hit[0], Code.NODE_FAILED, "planted")
-
-        node.step = step
-
-    def _cut(self, link: Link) -> None:
-        """What is under way is lost from some point on; then each end learns that the link is gone."""
-        link.dead = True
-        self.links.remove(link)
-        self.oracle.cuts.append({link.opener, link.other})
-        for pipe in link.pipes.values():
-            for _ in range(self.rng.randint(0, len(pipe.frames))):
-                pipe.frames.pop()
-            if pipe.to == GATEWAY or pipe.to in self.workers:
-                self._push(pipe, LOST)
-
-    def _cut_control(self, worker: Worker) -> None:
-        link = self.opened.get((GATEWAY, worker.name, Side.CONTROL))
-        if link is not None and not link.dead:
-            worker.doomed = True
-            self.oracle.dead.add(worker.name)
-            self._cut(link)
-
-    def _kill(self, worker: Worker) -> None:
-        """The replica is gone at once; its peers hear so link by link."""
-        self.oracle.dead.add(worker.name)
-        del self.workers[worker.name]
-        self.awake.pop(worker.name, None)
-        for link in [link for link in self.links if worker.name in link.pipes]:
-            self._cut(link)
-        for pipe in [pipe for pipe in self.active if pipe.to == worker.name]:
-            pipe.frames.clear()
-            pipe.active = False
-            self.active.remove(pipe)
-        if (GATEWAY, worker.name, Side.CONTROL) not in self.opened:
-            self.gateway.replica_down(worker.name, Code.REPLICA_DIED, "killed", self.now)
-            self._after_gateway()
-        self.down.append(worker.host)
 
     # ---- the end
 
