@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
+from omni_nodes.qwen2_5_omni.quiet import no_progress_bars, no_token_id_warning
 from omni_nodes.qwen2_5_omni.tiny_config import (
     CODEC_END,
     CODEC_PAD,
@@ -47,7 +48,8 @@ def build_tiny(folder: Path, seed: int = 0, shape: str = "default") -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _write(draft, seed, shape)
+        with no_token_id_warning(), no_progress_bars():
+            _write(draft, seed, shape)
         draft.chmod(0o755)
         os.rename(draft, folder)
     except BaseException:

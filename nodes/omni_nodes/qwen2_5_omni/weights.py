@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError
+from omni_nodes.qwen2_5_omni.quiet import no_token_id_warning
 
 EMBEDDING_TABLE = "thinker.model.embed_tokens.weight"
 AUDIO_ENCODER = "thinker.audio_tower."
@@ -69,7 +70,8 @@ def resolve_device(device: Device) -> torch.device:
 
 def config_of(checkpoint: Checkpoint) -> Qwen2_5OmniConfig:
     """transformers' config of the whole model, with attention by scaled_dot_product_attention throughout."""
-    return Qwen2_5OmniConfig.from_pretrained(checkpoint.folder, attn_implementation="sdpa")
+    with no_token_id_warning():
+        return Qwen2_5OmniConfig.from_pretrained(checkpoint.folder, attn_implementation="sdpa")
 
 
 def load_audio_encoder(
