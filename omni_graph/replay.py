@@ -1,0 +1,139 @@
+"""What the Gateway keeps of a request so that it can be opened again on a fresh Route. Pure; every part is bounded.
+
+The choices that arrived with its packets, the inputs that were given, and how much of each output the client has. A replay
+repeats the choices; where it then says something else than the client already has, the request fails instead of lying.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from omni_graph.errors import OmniGraphError
+from omni_graph.frames import Choice
+from omni_graph.payload import Array, packet_bytes, payload_fields
+from omni_graph.supply import Supply
+
+FLOAT_TOLERANCE = 1e-4
+COMPARED_BYTES = 1 << 20
+
+
+class Diverged(OmniGraphError):
+    """A replay said something else than the client has, or choices that do not fit together."""
+
+
+class ChoiceMemory:
+    """The union of the choices seen over all outputs and attempts: per node the longest prefix, without a gap."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[tuple[int, ...]]] = {}
+
+    def learn(self, choices: Iterable[Choice]) -> None:
+        """Raises Diverged for a gap, or a second value at one index."""
+        for choice in choices:
+            known = self._known.setdefault(choice.node, [])
+            if choice.index > len(known):
+                raise Diverged(f"choice {choice.index} of {choice.node} where {len(known)} was due")
+            if choice.index == len(known):
+                known.append(choice.values)
+            elif known[choice.index] != choice.values:
+                raise Diverged(
+                    f"choice {choice.index} of {choice.node} is {choice.values}; it was {known[choice.index]} before"
+                )
+
+    def forced(self) -> tuple[Choice, ...]:
+        """All of them, to repeat."""
+        return tuple(Choice(node, i, values) for node, known in self._known.items() for i, values in enumerate(known))
+
+
+class KeptSupply(Supply):
+    """A graph input that can be given once more from its first packet, up to ``limit`` bytes; past it, it keeps nothing."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._kept: list[Any] = []
+        self._bytes = 0
+
+    @property
+    def replayable(self) -> bool:
+        """Everything that was taken is still here."""
+        return self._bytes <= self._limit
+
+    def take(self) -> Any:
+        packet = super().take()
+        self._bytes += packet_bytes(packet)
+        if self.replayable:
+            self._kept.append(packet)
+        else:
+            self._kept.clear()
+        return packet
+
+    def rewind(self) -> None:
+        """From the first packet again."""
+        assert self.replayable, "an input past its limit cannot be given again"
+        self._ready.extendleft(reversed(self._kept))
+        self._kept.clear()
+        self._bytes = 0
+
+    def clear(self) -> None:
+        super().clear()
+        self._kept.clear()
+
+
+class Accepted:
+    """How many packets of one output the client has, and the latest of them for comparison."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ended: int | None = None
+        self._recent: deque[tuple[int, Any]] = deque()
+        self._bytes = 0
+
+    def add(self, packet: Any, size: int) -> None:
+        """The client has one more."""
+        self._recent.append((self.count, packet))
+        self._bytes += size
+        self.count += 1
+        while self._bytes > COMPARED_BYTES and len(self._recent) > 1:
+            self._bytes -= packet_bytes(self._recent.popleft()[1])
+
+    def check(self, seq: int, packet: Any) -> None:
+        """A replayed packet against the one the client has. Raises Diverged; those no longer kept pass."""
+        for known, mine in self._recent:
+            if known == seq and not same_packet(mine, packet):
+                raise Diverged(f"packet {seq} of the replay is not the one that the client has")
+
+    def check_end(self, count: int) -> None:
+        """The replay's End against the client's."""
+        if count < self.count or (self.ended is not None and self.ended != count):
+            raise Diverged(f"the replay ends after {count} packets; the client has {self.count}")
+        self.ended = count
+
+
+def same_packet(left: Any, right: Any) -> bool:
+    """Integers, text and counts exactly; floats to 1e-4."""
+    if type(left) is not type(right):
+        return False
+    return all(_same(getattr(left, name), getattr(right, name)) for name, _ in payload_fields(type(left)))
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Array) and isinstance(right, Array):
+        return _same_array(left, right)
+    if isinstance(left, float) and isinstance(right, float):
+        return abs(left - right) <= FLOAT_TOLERANCE
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
+    return bool(left == right)
+
+
+def _same_array(left: Array, right: Array) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    if left.dtype not in ("float16", "float32", "float64"):
+        return left == right
+    import numpy as np
+
+    return bool(np.allclose(left.values, right.values, rtol=0.0, atol=FLOAT_TOLERANCE))
