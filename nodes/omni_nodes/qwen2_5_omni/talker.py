@@ -123,7 +123,7 @@ class Talker:
             return False
         self._take_prompts(inbox, outbox)
         self._take_text(inbox, outbox)
-        plan = self._model.plan(self._room(outbox))
+        plan = self._model.plan(dict.fromkeys(self._requests, UNLIMITED))  # what was fed has room for its code
         for grant in plan.grants:
             outbox.working(grant.request)
         for prediction in self._model.run(plan.grants):
@@ -203,11 +203,6 @@ class Talker:
         state.text_ended, state.unfed = True, None
 
     # ---- speech
-
-    def _room(self, outbox: Outbox) -> dict[str, int]:
-        """Requests that may compute what they have: those whose next code has a place to go."""
-        waiting = [request for request in self._requests if self._model.waiting(request)]
-        return {request: UNLIMITED for request in waiting if outbox.room(self.codes, request) > 0}
 
     def _choose(self, prediction: Prediction, outbox: Outbox) -> None:
         """Choose a code and say so; send it unless it ends the speech."""

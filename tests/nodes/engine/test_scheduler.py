@@ -37,12 +37,13 @@ def test_a_step_has_at_most_max_batch_requests() -> None:
     assert [grant.request for grant in plan.grants] == ["0", "1", "2"]
 
 
-def test_a_newcomer_waits_while_someone_is_starved_of_blocks() -> None:
-    plan = scheduler(blocks=4, block_size=1).plan(
-        [Candidate("old", 1, 3, 4), Candidate("big", 2, 0, 4), Candidate("new", 2, 0, 2)]
+def test_a_newcomer_waits_while_an_older_one_is_starved_of_blocks() -> None:
+    """Or small requests would keep a large one out for ever."""
+    plan = scheduler(blocks=10, block_size=1).plan(
+        [Candidate("running", 1, 3, 4), Candidate("big", 9, 0, 9), Candidate("small", 2, 0, 2)]
     )
-    assert plan.grants == (Grant("old", 1),)
-    assert plan.starved == ("big", "new")
+    assert plan.grants == (Grant("running", 1),)
+    assert plan.starved == ("big", "small")
 
 
 def test_blocks_are_not_handed_out_where_nobody_could_finish() -> None:

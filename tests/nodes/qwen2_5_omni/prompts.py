@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from omni_graph.frames import Data, End, Start
 from omni_graph.payload import Array
 from omni_graph.testing import run_node
+from omni_graph.testing.run import NodeRun
 from omni_nodes.payloads import PromptSegment
 from omni_nodes.tensors import from_tensor
 from tests.nodes.qwen2_5_omni.reference import Reference
@@ -100,3 +102,31 @@ def talker_inputs(thinker: Any, prompt: Sequence[PromptSegment], max_tokens: int
     """What a Thinker node sends to the Talker for ``prompt``, greedy."""
     sent = run_node(thinker, {"r": {"prompt": prompt}}, {"r": {"max_tokens": max_tokens}})["r"]
     return {"prompt": sent["states"], "thought": sent["thought"]}
+
+
+class ChoiceRun(NodeRun):
+    """A run that notes what each stream carries: {port: [("data", choices) or ("end", choices)]}, choices as tuples."""
+
+    def __init__(self, node: Any) -> None:
+        super().__init__(node)
+        self.carried: dict[str, list[tuple[str, list[tuple[int, ...]]]]] = {}
+
+    def _on_frame(self, link: Any, frame: Any) -> None:
+        if isinstance(frame, Data | End):
+            choices = [choice.values for choice in frame.choices]
+            carried = self.carried.setdefault(self._edges[frame.edge].writer_port, [])
+            carried.append((type(frame).__name__.lower(), choices))
+        super()._on_frame(link, frame)
+
+
+class UnaskedRun(NodeRun):
+    """A run whose reader has not granted anything yet."""
+
+    def _on_frame(self, link: Any, frame: Any) -> None:
+        if not isinstance(frame, Start):
+            super()._on_frame(link, frame)
+
+    def sent(self, request: str, port: str) -> int:
+        """Packets that the node's writer could send it."""
+        number = next(n for n, edge in self._edges.items() if edge.reader == "node" and edge.reader_port == port)
+        return self._senders[request, number].sent

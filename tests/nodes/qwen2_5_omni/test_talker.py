@@ -20,7 +20,15 @@ from omni_graph.testing.run import NodeRun
 from omni_nodes.payloads import PromptStates, Thought
 from omni_nodes.qwen2_5_omni.talker import Talker
 from omni_nodes.qwen2_5_omni.thinker import Thinker
-from tests.nodes.qwen2_5_omni.prompts import QUESTION, media_inputs, segments, talker_inputs, text_inputs
+from tests.nodes.qwen2_5_omni.prompts import (
+    QUESTION,
+    ChoiceRun,
+    UnaskedRun,
+    media_inputs,
+    segments,
+    talker_inputs,
+    text_inputs,
+)
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 TOKENS = 12
@@ -131,6 +139,26 @@ def test_speech_that_ends_by_itself_equals_transformers(stopping_folder: Path, s
     pytest.fail("no two of these prompts make the tiny Talker end by itself")
 
 
+def test_the_penalty_covers_the_codes_that_stand_for_the_prompt(
+    tiny_folder: Path, thinker: Thinker, reference: Reference
+) -> None:
+    """One of them, the padding, ends speech: here it scores 2% above the first code, and 5% of penalty hold it back."""
+    inputs = text_inputs(reference, QUESTION)
+    heard = talker_inputs(thinker, segments(reference, inputs), TOKENS)
+    node = Talker(str(tiny_folder))
+    first, pad = speak(node, heard)[0], reference.model.talker.codec_pad_token
+    theirs, ours = reference.model.talker.codec_head.weight, node._model._codec_head.weight
+    saved = theirs[pad].clone()
+    for weight in (theirs, ours):
+        weight[pad] = 1.02 * weight[first]
+    try:
+        answer = reference.generate(inputs, max_tokens=TOKENS, talker_max_tokens=CODES)
+    finally:
+        theirs[pad] = saved
+    assert answer.codes[0] == first
+    assert speak(node, heard) == answer.codes
+
+
 # ---- the same under any schedule and demand
 
 
@@ -182,6 +210,16 @@ def test_a_paused_client_pauses_its_own_speech_alone(talker: Talker, heard: dict
     assert codes_of(run.outputs["r0"]["codes"]) == speak(talker, heard["r0"])
 
 
+def test_nothing_is_taken_that_nobody_asked_for(talker: Talker, heard: dict[str, Inputs]) -> None:
+    whole = heard["r0"]["prompt"][0]
+    prompt = [replace(whole, last=False), whole]
+    run = UnaskedRun(talker, windows=ONE_PACKET)
+    run.open("r", {"prompt": prompt, "thought": heard["r0"]["thought"]}, GREEDY)
+    run.run()
+    assert (run.sent("r", "prompt"), run.sent("r", "thought")) == (1, 1)  # they wait at the node, untaken
+    run.close("r")
+
+
 def test_sampling_repeats_by_seed_in_any_company(talker: Talker, heard: dict[str, Inputs]) -> None:
     params = {"max_tokens": CODES, "temperature": 0.9}
     sent = run_node(talker, heard, dict.fromkeys(heard, params), seed=5, rng=random.Random(0))
@@ -199,6 +237,18 @@ def test_codes_without_an_embedding_in_the_codec_never_come(talker: Talker, hear
 
 
 # ---- how speech ends
+
+
+def test_every_code_brings_its_choice_and_the_end_brings_the_last(
+    talker: Talker, heard: dict[str, Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = speak(talker, heard["r0"])
+    last = codes.index(codes[7])
+    monkeypatch.setattr(talker, "_ends", frozenset({codes[last]}))
+    run = ChoiceRun(talker)
+    run.open("r", heard["r0"], GREEDY)
+    run.run()
+    assert run.carried["codes"] == [*(("data", [(code,)]) for code in codes[:last]), ("end", [(codes[last],)])]
 
 
 def test_a_thinker_that_ends_with_its_first_token_has_nothing_said(talker: Talker, heard: dict[str, Inputs]) -> None:

@@ -18,7 +18,7 @@ from omni_graph.testing import run_node
 from omni_graph.testing.run import NodeRun
 from omni_nodes.payloads import PromptSegment, PromptStates
 from omni_nodes.qwen2_5_omni.thinker import Thinker
-from tests.nodes.qwen2_5_omni.prompts import QUESTION, media_inputs, segments, text_inputs
+from tests.nodes.qwen2_5_omni.prompts import QUESTION, ChoiceRun, UnaskedRun, media_inputs, segments, text_inputs
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 TOKENS = 12
@@ -189,6 +189,30 @@ def test_a_paused_client_pauses_its_own_request_alone(thinker: Thinker, prompts:
     assert TextDelta.merge(run.outputs["r0"]["text"]) == generate(thinker, prompts["r0"])
 
 
+def test_nothing_is_taken_that_nobody_asked_for(thinker: Thinker, prompts: dict[str, Any]) -> None:
+    prompt = [replace(prompts["r0"][0], last=False), *prompts["r0"]]
+    run = UnaskedRun(thinker, windows={"prompt": 1})
+    run.open("r", {"prompt": prompt}, {"max_tokens": TOKENS})
+    run.run()
+    assert run.sent("r", "prompt") == 1  # it waits at the node, untaken
+    run.close("r")
+
+
+def test_a_prompt_stops_where_its_states_find_no_reader(thinker: Thinker, reference: Reference) -> None:
+    """Cut into single rows, a window of prompt and the one packet of states behind it; the rest stays with the writer."""
+    prompt = segments(reference, text_inputs(reference, TEXTS[2]), most=1)
+    run = NodeRun(thinker, windows={"prompt": 4, "states": 1})
+    run.paused.add("r")
+    run.open("r", {"prompt": prompt}, {"max_tokens": TOKENS})
+    run.run()
+    assert run.core.open_requests == ("r",)
+    assert len(prompt) > 64
+    assert thinker._model._engine._sequences["r"].cached <= 4
+    run.paused.clear()
+    run.run()
+    assert TextDelta.merge(run.outputs["r"]["text"]).token_ids == generate(thinker, prompt).token_ids
+
+
 def test_a_pool_of_one_request_serves_them_one_after_another(
     tiny_folder: Path, thinker: Thinker, prompts: dict[str, Any]
 ) -> None:
@@ -238,6 +262,18 @@ def test_bfloat16_states_travel_as_bfloat16(tiny_folder: Path, prompts: dict[str
 
 
 # ---- how a reply ends
+
+
+def test_every_packet_brings_the_choices_it_depends_on(thinker: Thinker, prompts: dict[str, Any]) -> None:
+    """A thought depends on its own token, a delta on all its tokens, the prompt's states on none."""
+    run = ChoiceRun(thinker)
+    run.open("r", {"prompt": prompts["r1"]}, {"max_tokens": TOKENS})
+    run.run()
+    deltas, ids = run.outputs["r"]["text"], generate(thinker, prompts["r1"]).token_ids
+    said = [("data", [(id,) for id in delta.token_ids]) for delta in deltas]
+    assert run.carried["text"] == [*said, ("end", [])]
+    assert run.carried["thought"] == [*(("data", [(id,)]) for id in ids[:-1]), ("end", [(ids[-1],)])]
+    assert run.carried["states"][0] == ("data", [])
 
 
 def test_one_token_answers_think_nothing(thinker: Thinker, prompts: dict[str, Any]) -> None:
@@ -371,6 +407,29 @@ def test_a_failed_request_takes_nobody_with_it(thinker: Thinker, prompts: dict[s
     assert codes == {"nan": Code.NUMERIC, "size": Code.NODE_FAILED, "id": Code.INVALID_INPUT}
     assert "(4, 63); allowed: (4, 64)" in run.errors["size"].message
     assert TextDelta.merge(run.outputs["good"]["text"]) == generate(thinker, prompts["r1"])
+
+
+def test_a_step_that_breaks_fails_those_it_computed_for_and_no_others(
+    thinker: Thinker, prompts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Any) -> None:
+        raise RuntimeError("boom")
+
+    run = NodeRun(thinker, windows={"text": 2})
+    run.paused.add("paused")
+    for request in ("paused", "running"):
+        run.open(request, {"prompt": prompts["r1"]}, {"max_tokens": TOKENS})
+    while len(run.outputs["running"]["text"]) < 5:
+        run.move()
+    monkeypatch.setattr(thinker._model._engine._runner, "run", broken)
+    while run.move() and not run.errors:
+        pass
+    assert list(run.errors) == ["running"]
+    monkeypatch.undo()
+    run.close("running")
+    run.paused.clear()
+    run.run()
+    assert TextDelta.merge(run.outputs["paused"]["text"]) == generate(thinker, prompts["r1"])
 
 
 def test_a_cancelled_request_frees_its_blocks_at_any_moment(thinker: Thinker, prompts: dict[str, Any]) -> None:
