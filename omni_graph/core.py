@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from omni_graph.credit import StreamReceiver
-from omni_graph.errors import Code, FatalNodeError, FlowControlError, RequestError
+from omni_graph.errors import Code, FatalNodeError, FlowControlError, NodeError, RequestError
 from omni_graph.frames import (
     GATEWAY,
     Close,
@@ -197,12 +197,14 @@ class WorkerCore:
         self._make_streams(opened, frame)
         self._requests[frame.request] = opened
         for node in opened.nodes:
+            forced = tuple(choice.values for choice in frame.forced if choice.node == node.name)
             try:
                 node.node.open(frame.request, make_params(type(node.node), params.get(node.name, {}), frame.seed))
+                _force(node, frame.request, forced)
             except Exception as error:
                 self._fail([frame.request], node.name, error)
                 return
-            node.add(frame.request, self._node_request(node, opened))
+            node.add(frame.request, self._node_request(node, opened, forced))
             self._observer.opened(frame.request, node.name, frame.age_s)
         self._start_streams(opened)
 
@@ -215,6 +217,7 @@ class WorkerCore:
                 self._emit(stream.link, stream.credit())
 
     def _make_streams(self, opened: _Request, frame: Open) -> None:
+        accepted = dict(frame.accepted)
         for ends in frame.edges:
             edge = self._edges.get(ends.edge)
             if edge is None:
@@ -223,7 +226,8 @@ class WorkerCore:
                 )
             if ends.writer.name == self.name and edge.writer in self._nodes:
                 link = LinkId(ends.reader.name, Side.WRITES)
-                opened.outs[edge.number] = OutStream(frame.request, frame.attempt, edge, link)
+                has = accepted.get(edge.number, 0)
+                opened.outs[edge.number] = OutStream(frame.request, frame.attempt, edge, link, accepted=has)
             if ends.reader.name == self.name and edge.reader in self._nodes:
                 link = LinkId(ends.writer.name, Side.READS)
                 flow = StreamReceiver(edge.window)
@@ -232,13 +236,13 @@ class WorkerCore:
         routed |= {stream.edge.reader for stream in opened.ins.values()}
         opened.nodes = [node for name, node in self._nodes.items() if name in routed]
 
-    def _node_request(self, node: HostedNode, opened: _Request) -> NodeRequest:
+    def _node_request(self, node: HostedNode, opened: _Request, forced: tuple[tuple[int, ...], ...]) -> NodeRequest:
         ins = {s.edge.reader_port: s for s in opened.ins.values() if s.edge.reader == node.name}
         outs: dict[str, list[OutStream]] = {}
         for stream in opened.outs.values():
             if stream.edge.writer == node.name:
                 outs.setdefault(stream.edge.writer_port, []).append(stream)
-        return NodeRequest(ins, outs)
+        return NodeRequest(ins, outs, forced)
 
     def _on_close(self, frame: Close | Reset) -> None:
         opened = self._requests.get(frame.request)
@@ -335,6 +339,15 @@ class WorkerCore:
             )
             for request, opened in self._requests.items()
         )
+
+
+def _force(node: HostedNode, request: str, forced: tuple[tuple[int, ...], ...]) -> None:
+    """Hand a node the choices that it must repeat."""
+    force = getattr(node.node, "force", None)
+    if forced and force is None:
+        raise NodeError(f"{node.name} has chosen before and cannot repeat it: it has no force()")
+    if forced and force is not None:
+        force(request, forced)
 
 
 def _params_of(frame: Open) -> dict[str, dict[str, Any]]:

@@ -48,10 +48,13 @@ class NodeRequest:
 
     __slots__ = ("activity", "choices", "done", "ended", "ins", "outs")
 
-    def __init__(self, ins: dict[str, InStream], outs: dict[str, list[OutStream]]) -> None:
+    def __init__(
+        self, ins: dict[str, InStream], outs: dict[str, list[OutStream]], forced: Sequence[tuple[int, ...]] = ()
+    ) -> None:
         self.ins = ins
         self.outs = outs
         self.choices = 0
+        self.forced = forced
         self.done = False
         self.ended: set[str] = set()
         self.activity = "waiting"
@@ -203,11 +206,10 @@ class HostedNode:
     # ---- Outbox
 
     def routed(self, port: Out[Any], request: str) -> bool:
-        return any(not stream.flow.stopped for stream in self._state(request).outs.get(port.name, ()))
+        return bool(self._readers(port, request))
 
     def room(self, port: Out[Any], request: str) -> int:
-        rooms = [s.flow.room for s in self._state(request).outs.get(port.name, ()) if not s.flow.stopped]
-        room = min(rooms, default=UNLIMITED)
+        room = min((stream.flow.room for stream in self._readers(port, request)), default=UNLIMITED)
         if room == 0:
             self._starved[request] = None
         return room
@@ -223,13 +225,28 @@ class HostedNode:
                 f"{max_packet_bytes(port.type)}: cut it by rows"
             )
         self._worked[request] = None
-        streams = [stream for stream in state.outs.get(port.name, ()) if not stream.flow.stopped]
+        self._put(port, request, packet, size)
+
+    def _put(self, port: Out[Any], request: str, packet: Any, size: int) -> None:
+        streams = self._readers(port, request)
         if any(stream.flow.room <= 0 for stream in streams):
             raise FlowControlError(f"{self.name}.{port.name}: a packet for {request} past its room: ask room() first")
         now = self._clock()
         for stream in streams:
             self._emit(stream.link, stream.data(packet, now))
             self._observer.sent(request, self.name, stream.edge.number, size)
+
+    def _readers(self, port: Out[Any], request: str) -> list[OutStream]:
+        return [stream for stream in self._state(request).outs.get(port.name, ()) if not stream.flow.stopped]
+
+    def skippable(self, port: Out[Any], request: str) -> bool:
+        readers = self._readers(port, request)
+        return bool(readers) and all(stream.flow.sent < stream.accepted for stream in readers)
+
+    def skip(self, port: Out[Any], request: str) -> None:
+        if not self.skippable(port, request):
+            raise FlowControlError(f"{self.name}.{port.name}: the packet that is due for {request} is not one to skip")
+        self._put(port, request, None, 0)
 
     def end(self, request: str, port: Out[Any] | None = None) -> None:
         state = self._state(request)
@@ -242,13 +259,13 @@ class HostedNode:
         if len(state.ended) == len(self.ports.outputs):
             self._finish(request, state)
         elif state.unread():
-            self._unread.append(
-                request
-            )  # the node does not know: it may go on about this request until the slice is over
+            self._unread.append(request)  # the node does not know: it may go on about it until the slice is over
 
     def choose(self, request: str, choice: tuple[int, ...]) -> None:
         state = self._state(request)
         self._worked[request] = None
+        if state.choices < len(state.forced) and choice != state.forced[state.choices]:
+            raise NodeError(f"{self.name} chose {choice} where the replay forces {state.forced[state.choices]}")
         self._merge(state, (Choice(self.name, state.choices, choice),))
         state.choices += 1
 

@@ -72,6 +72,12 @@ class Outbox(Protocol):
     def send(self, port: Out[T], request: str, packet: T) -> None:
         """Send one packet. Past ``room``: FlowControlError, at the line that did it."""
 
+    def skippable(self, port: Out[Any], request: str) -> bool:
+        """In a replay: whoever reads this output already has the packet that is due now; ``skip`` it."""
+
+    def skip(self, port: Out[Any], request: str) -> None:
+        """Count the next packet as sent without computing it; only where ``skippable``, and within ``room``."""
+
     def end(self, request: str, port: Out[Any] | None = None) -> None:
         """This output, or all of them, are complete. A node that has ended everything is closed for the request."""
 
@@ -89,7 +95,8 @@ class Node(Protocol):
     A constructor that has a ``device`` argument is given the stage's device. ``Params`` is a frozen dataclass of what a
     request may set; a field called ``seed`` is filled with the request's seed. ``lookahead`` is how many packets a request
     the node may take while it has no room. ``preload`` names modules that a fork server imports once for all replicas.
-    ``replay = False``: it has a side effect and must not run twice.
+    ``replay = False``: it has a side effect and must not run twice. A node that calls ``choose`` also has
+    ``force(request, choices)``, called right after ``open`` in a replay: it must choose these again, in order, first.
     """
 
     def open(self, request: str, params: Any) -> None:

@@ -20,7 +20,7 @@ OVER = MAX_COUNT  # the limit an end shows once it has sent or seen the End or t
 
 @dataclass(slots=True)
 class OutStream:
-    """The writer's end of one request's stream on one edge."""
+    """The writer's end of one request's stream on one edge. ``accepted``: packets that the client has from before."""
 
     request: str
     attempt: int
@@ -28,13 +28,14 @@ class OutStream:
     link: LinkId
     flow: StreamSender = field(default_factory=StreamSender)
     ledger: ChoiceLedger = field(default_factory=ChoiceLedger)
+    accepted: int = 0
 
     def start(self) -> Start:
         """The frame that says: I am here."""
         return Start(self.request, self.attempt, self.edge.number)
 
     def data(self, packet: Any, now: float) -> Data:
-        """The frame for the next packet. FlowControlError past the limit."""
+        """The frame for the next packet; None is one that the client has. FlowControlError past the limit."""
         seq = self.flow.send()
         return Data(self.request, self.attempt, self.edge.number, seq, now, self.ledger.carry(), packet)
 
