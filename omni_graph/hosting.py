@@ -46,7 +46,7 @@ class Observer(Protocol):
 class NodeRequest:
     """What one node holds for one request."""
 
-    __slots__ = ("activity", "choices", "done", "ended", "ins", "outs")
+    __slots__ = ("activity", "choices", "done", "ended", "forced", "ins", "outs")
 
     def __init__(
         self, ins: dict[str, InStream], outs: dict[str, list[OutStream]], forced: Sequence[tuple[int, ...]] = ()
@@ -215,7 +215,7 @@ class HostedNode:
         return room
 
     def send(self, port: Out[Any], request: str, packet: Any) -> None:
-        state = self._state(request)
+        self._state(request)
         if type(packet) is not port.type:
             raise NodeError(f"{self.name}.{port.name} sends {port.type.__qualname__}, got {type(packet).__qualname__}")
         size = packet_bytes(packet)
