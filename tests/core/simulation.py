@@ -62,7 +62,7 @@ class World:
     """One run."""
 
     def __init__(self, seed: int, setting: Setting, *, shape: Shape | None = None) -> None:
-        self.seed, self.setting = seed, setting
+        self.setting = setting
         self.rng = rng = random.Random(seed)
         self.shape = shape or SHAPES[setting.shape]
         self.now, self.tick_at = 0.0, 0.0
@@ -339,7 +339,7 @@ class World:
                 self.fail(f"{worker.name} still holds something: {leftover or held}")
 
     def fail(self, message: str) -> None:
-        raise Violation(f"{self.setting.shape}, seed {self.seed}: {message}")
+        raise Violation(message)
 
 
 @contextmanager
@@ -349,12 +349,13 @@ def _small_buffers(size: int) -> Any:
 
 
 def simulate(seed: int, setting: Setting) -> World:
-    """One run; the Violation it raises names the seed."""
+    """One run. A Violation, or an assertion of a node's, notes the shape and the seed."""
     world = World(seed, setting)
     with _small_buffers(random.Random(seed).choice((24, 96, 4 << 20))):
         try:
             world.run()
-        except (Violation, AssertionError):
+        except AssertionError as error:
+            error.add_note(f"simulate({seed}, {setting})")
             raise
         except Exception as error:
             raise Violation(f"{setting.shape}, seed {seed}: {error!r}") from error

@@ -1,0 +1,96 @@
+"""The Router never takes a slot that is not there, takes all or nothing, and gives every slot back."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from omni_graph.frames import Address
+from omni_graph.router import Router
+
+HOSTS = ("ears", "thinker", "talker")
+hosts = st.lists(st.sampled_from(HOSTS), min_size=1, unique=True)
+
+
+class Routing(RuleBasedStateMachine):
+    """Replicas come, drain and go; requests are routed and released. The model is two dicts."""
+
+    @initialize()
+    def start(self) -> None:
+        self.router = Router(HOSTS)
+        self.slots: dict[str, int] = {}
+        self.draining: set[str] = set()
+        self.routed: dict[str, set[str]] = {}
+        self.names = 0
+
+    def used(self, name: str) -> int:
+        return sum(name in route for route in self.routed.values())
+
+    def open_to(self, host: str) -> list[str]:
+        here = [name for name in self.slots if name.startswith(host) and name not in self.draining]
+        return [name for name in here if self.used(name) < self.slots[name]]
+
+    @rule(host=st.sampled_from(HOSTS), slots=st.integers(1, 3))
+    def add(self, host: str, slots: int) -> None:
+        self.names += 1
+        name = f"{host}/{self.names}"
+        self.slots[name] = slots
+        self.router.add(host, Address(name, ""), slots)
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([*self.slots, "nobody/1"]))
+        assert set(self.router.remove(name)) == {request for request, route in self.routed.items() if name in route}
+        self.slots.pop(name, None)
+        for route in self.routed.values():
+            route.discard(name)
+
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([*self.slots, "nobody/1"]))
+        self.router.drain(name)
+        self.draining.add(name)
+
+    @rule(wanted=hosts)
+    def route(self, wanted: list[str]) -> None:
+        self.names += 1
+        request = f"r{self.names}"
+        possible = all(self.open_to(host) for host in wanted)
+        assert self.router.has_room(wanted) == possible
+        route = self.router.route(request, wanted)
+        assert (route is not None) == possible
+        if route is None:
+            return
+        for host, address in route.items():
+            least = min(self.used(name) for name in self.open_to(host))
+            assert address.name in self.open_to(host) and self.used(address.name) == least
+        self.routed[request] = {address.name for address in route.values()}
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from([*self.routed, "unknown"]))
+        self.router.release(request)
+        self.routed.pop(request, None)
+
+    @rule(wanted=hosts)
+    def name_the_fullest(self, wanted: list[str]) -> None:
+        def free(host: str) -> int:
+            live = [name for name in self.slots if name.startswith(host) and name not in self.draining]
+            return sum(self.slots[name] - self.used(name) for name in live)
+
+        assert free(self.router.fullest(wanted)) == min(free(host) for host in wanted)
+        dead = self.router.without_replica(wanted)
+        empty = [host for host in wanted if not any(name.startswith(host) for name in self.slots)]
+        assert dead == (empty[0] if empty else None)
+
+    @invariant()
+    def as_the_model(self) -> None:
+        if hasattr(self, "router"):
+            load = self.router.load()
+            assert load == {name: self.used(name) for name in self.slots}
+            assert all(load[name] <= slots for name, slots in self.slots.items())
+
+
+Routing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRouting = Routing.TestCase
