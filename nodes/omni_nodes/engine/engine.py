@@ -93,6 +93,10 @@ class Engine:
         """Rows fed and not yet computed."""
         return self._sequences[request].waiting
 
+    def computed(self, request: str) -> int:
+        """Rows computed, prompt and reply together."""
+        return self._sequences[request].cached
+
     def plan(self, room: Mapping[str, int]) -> Plan:
         """Who could advance now, and by how much: requests in ``room``, each by at most that many rows."""
         return self._scheduler.plan(

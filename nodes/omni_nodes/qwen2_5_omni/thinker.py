@@ -183,7 +183,7 @@ class Thinker:
             return min(text, outbox.room(self.thought, request))
         if not outbox.routed(self.states, request):
             return UNLIMITED if text else 0
-        return outbox.room(self.states, request) * self._model.rows_a_packet if text else 0
+        return self._model.prompt_rows_within(request, outbox.room(self.states, request)) if text else 0
 
     def _deliver(self, advance: Advance, outbox: Outbox) -> None:
         """Send what a request's step gave, then choose the next token and say so before anything depends on it."""

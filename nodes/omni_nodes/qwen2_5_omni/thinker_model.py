@@ -5,7 +5,7 @@ Never looks at a port or at text. Formulas are those of transformers' Qwen2_5Omn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
 from omni_nodes.engine.sequence import Rows
 from omni_nodes.payloads import PromptSegment, PromptStates, Thought
+from omni_nodes.qwen2_5_omni.state_packets import StatePackets
 from omni_nodes.qwen2_5_omni.weights import ThinkerModules
 from omni_nodes.tensors import from_tensor, to_tensor
 
@@ -31,6 +32,7 @@ class _Prompted:
     """One request: what was fed, and what the next draw depends on. ``media`` has a byte for each prompt row, 1 at media."""
 
     sampler: Sampler
+    packets: StatePackets
     media: bytearray = field(default_factory=bytearray)
     next_position: int = 0
     complete: bool = False
@@ -75,7 +77,7 @@ class ThinkerModel:
         """Begin a request with no prompt yet."""
         penalised = sampling.repetition_penalty != 1.0
         seen = torch.zeros(self.vocabulary, dtype=torch.bool, device=self._embed.weight.device) if penalised else None
-        self._requests[request] = _Prompted(Sampler(request, NODE, sampling, seen))
+        self._requests[request] = _Prompted(Sampler(request, NODE, sampling, seen), StatePackets(self.rows_a_packet))
         self._engine.open(request)
 
     def close(self, request: str) -> None:
@@ -86,6 +88,10 @@ class ThinkerModel:
     def waiting(self, request: str) -> int:
         """Rows fed and not yet computed."""
         return self._engine.waiting(request)
+
+    def prompt_rows_within(self, request: str, packets: int) -> int:
+        """How many waiting prompt rows may be computed when so many packets of states may be sent."""
+        return self._requests[request].packets.rows_within(packets, self._engine.computed(request))
 
     @torch.inference_mode()
     def feed_prompt(self, request: str, segment: PromptSegment) -> None:
@@ -101,6 +107,7 @@ class ThinkerModel:
             raise RequestError(request, Code.NODE_FAILED, message)
         state.media.extend(bytes([media]) * len(ids))
         state.next_position, state.complete = segment.next_position, segment.last
+        state.packets.plan(len(ids), segment.next_position, segment.last)
         if state.sampler.seen is not None:
             state.sampler.seen[ids] = True
         reply = min(state.sampler.params.max_tokens, self.capacity - len(state.media))
@@ -143,19 +150,15 @@ class ThinkerModel:
         return token
 
     @torch.inference_mode()
-    def prompt_states(self, advance: Advance) -> Iterator[PromptStates]:
-        """The packets of the prompt rows in ``advance``: hidden + embedding, the embedding zeroed at media."""
+    def prompt_states(self, advance: Advance) -> list[PromptStates]:
+        """The packets that the prompt rows in ``advance`` complete: hidden + embedding, the embedding zeroed at media."""
         computed, state = advance.computed, self._requests[advance.request]
-        start, count = computed.start, max(0, min(len(computed.rows), len(state.media) - computed.start))
-        media = torch.tensor(list(state.media[start : start + count]), dtype=torch.bool, device=computed.hidden.device)
-        embeddings = computed.rows.embeddings[:count].masked_fill(media[:, None], 0)
-        states, positions = computed.hidden[:count] + embeddings, computed.rows.positions[:, :count]
-        for first in range(0, count, self.rows_a_packet):
-            end = min(first + self.rows_a_packet, count)
-            last = state.complete and start + end == len(state.media)
-            yield PromptStates(
-                from_tensor(states[first:end]), from_tensor(positions[:, first:end]), state.next_position, last
-            )
+        if computed.start >= len(state.media):
+            return []
+        flags = state.media[computed.start : computed.start + len(computed.rows)]
+        media = torch.tensor(list(flags), dtype=torch.bool, device=computed.hidden.device)
+        states = computed.hidden + computed.rows.embeddings.masked_fill(media[:, None], 0)
+        return list(state.packets.push(states, computed.rows.positions))
 
     @torch.inference_mode()
     def thought(self, advance: Advance) -> Thought | None:

@@ -6,6 +6,7 @@ Media rows and positions come from transformers' own towers and get_rope_index, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from omni_graph.frames import Data, End, Start
-from omni_graph.payload import Array
+from omni_graph.payload import Array, TextDelta
 from omni_graph.testing import run_node
 from omni_graph.testing.run import NodeRun
 from omni_nodes.payloads import PromptSegment
@@ -22,7 +23,7 @@ from omni_nodes.tensors import from_tensor
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 QUESTION = "describe the audio and the video, please"
-Packets = Mapping[str, Mapping[str, Sequence[Any]]]
+TOKENS = 12
 
 
 def text_inputs(reference: Reference, text: str) -> dict[str, torch.Tensor]:
@@ -102,6 +103,30 @@ def talker_inputs(thinker: Any, prompt: Sequence[PromptSegment], max_tokens: int
     """What a Thinker node sends to the Talker for ``prompt``, greedy."""
     sent = run_node(thinker, {"r": {"prompt": prompt}}, {"r": {"max_tokens": max_tokens}})["r"]
     return {"prompt": sent["states"], "thought": sent["thought"]}
+
+
+def generate(thinker: Any, prompt: Sequence[PromptSegment], **params: Any) -> TextDelta:
+    """The whole reply to one prompt."""
+    params = {"max_tokens": TOKENS, **params}
+    seed = params.pop("seed", 0)
+    sent = run_node(thinker, {"r": {"prompt": prompt}}, {"r": params}, seed=seed)["r"]
+    return TextDelta.merge(sent["text"])
+
+
+def close(packets: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Packets equal, but for the last bits of their floats: those depend on the batch around a request."""
+    return len(packets) == len(others) and all(map(_close, packets, others))
+
+
+def _close(packet: Any, other: Any) -> bool:
+    for field in fields(packet):
+        mine, their = getattr(packet, field.name), getattr(other, field.name)
+        if not isinstance(mine, Array) or mine.dtype != "float32":
+            if mine != their:
+                return False
+        elif mine.shape != their.shape or not np.allclose(mine.values, their.values, atol=1e-5):
+            return False
+    return True
 
 
 class ChoiceRun(NodeRun):
