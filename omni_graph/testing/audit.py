@@ -78,7 +78,14 @@ def watch(node: Node, audit: Audit) -> Node:
     """``node`` behind the audit, as a node of its own class with the same ports."""
     cls = type(node)
     ports = ports_of(cls)
-    members = {**ports.inputs, **ports.outputs, "Params": params_class(cls), "lookahead": lookahead_of(cls)}
+    members: dict[str, Any] = {
+        **ports.inputs,
+        **ports.outputs,
+        "Params": params_class(cls),
+        "lookahead": lookahead_of(cls),
+    }
+    if hasattr(node, "force"):
+        members["force"] = staticmethod(node.force)
     watched: Node = type(f"Watched{cls.__name__}", (_WatchedNode,), members)(node, audit)
     return watched
 
@@ -160,6 +167,15 @@ class _WatchedOutbox:
             audit.fail("room", f".{port.name}: a packet past its room")
         audit.saw(port.name, packet)
         self._outbox.send(port, request, packet)
+
+    def skippable(self, port: Out[Any], request: str) -> bool:
+        self._audit.check_open(request, "skippable")
+        return self._outbox.skippable(port, request)
+
+    def skip(self, port: Out[Any], request: str) -> None:
+        self._audit.check_open(request, "skip")
+        self._audit.moved = True
+        self._outbox.skip(port, request)
 
     def end(self, request: str, port: Out[Any] | None = None) -> None:
         self._audit.check_open(request, "end")
