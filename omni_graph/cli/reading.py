@@ -19,11 +19,21 @@ EMPTY_RATE = 24_000  # of a WAV that no packet ever told its rate
 MODALITIES = ("text", "audio", "image", "video")
 
 
+def kinds_of(plan: Plan, outputs: Sequence[str]) -> dict[str, type]:
+    """The payload type of each output."""
+    return {name: plan.edges[plan.outputs[name]].type for name in outputs}
+
+
+def speaks(plan: Plan, outputs: Sequence[str]) -> bool:
+    """Is one of the outputs sound?"""
+    return AudioChunk in kinds_of(plan, outputs).values()
+
+
 class Reader:
     """Reads events as they come. ``quiet``: nothing to stdout before ``result``."""
 
     def __init__(self, plan: Plan, outputs: Sequence[str], speech: Path, *, quiet: bool) -> None:
-        kinds = {name: plan.edges[plan.outputs[name]].type for name in outputs}
+        kinds = kinds_of(plan, outputs)
         self._text: list[TextDelta] = []
         self._texts = [name for name, kind in kinds.items() if kind is TextDelta]
         self._sounds = [name for name, kind in kinds.items() if kind is AudioChunk]
@@ -67,26 +77,33 @@ class Reader:
             self._wavs[output] = WavWriter(path, rate)
         return self._wavs[output]
 
-    def close(self) -> None:
-        """Finish the line and the files; a sound output without a packet is a valid empty WAV."""
+    def complete(self) -> None:
+        """Nothing more will come: a sound output without a packet is a valid empty WAV."""
         for output in self._sounds:
-            self._wav(output, EMPTY_RATE).close()
-        if not self._at_line_start and not self._quiet:
-            typer.echo()
+            self._wav(output, EMPTY_RATE)
+
+    def end_line(self, *, err: bool = False) -> None:
+        """What is written next begins on a line of its own."""
+        if not self._at_line_start:
+            typer.echo(err=err)
+            self._at_line_start = True
+
+    def close(self) -> None:
+        """Close the files; what was written so far is valid. Idempotent."""
+        for wav in self._wavs.values():
+            wav.close()
 
     def written(self) -> str:
         """One line on what was written where."""
         files = [f"{wav.path} ({wav.samples / wav.rate:.2f} s at {wav.rate} Hz)" for wav in self._wavs.values()]
-        return f"wrote {', '.join(files)}" if files else "no sound was asked for"
+        return f"wrote {', '.join(files)}" if files else ""
 
     def result(self) -> dict[str, Any]:
-        """The object of ``--json`` as far as packets tell it."""
+        """The object of ``--json`` as far as packets tell it; what was not asked for is null."""
         merged = TextDelta.merge(self._text)
-        out: dict[str, Any] = {"text": merged.text, "token_ids": list(merged.token_ids)}
-        if self._sounds:
-            out["speech"] = _sound(self._wavs[self._sounds[0]])
-            more = {name: _sound(self._wavs[name]) for name in self._sounds[1:]}
-            out |= more
+        out: dict[str, Any] = {"text": merged.text if self._texts else None, "token_ids": list(merged.token_ids)}
+        out["speech"] = _sound(self._wavs[self._sounds[0]]) if self._sounds else None
+        out |= {name: _sound(self._wavs[name]) for name in self._sounds[1:]}
         out |= self._others
         prompt = {modality: self._usage.get(f"prompt.{modality}", 0) for modality in MODALITIES}
         completion = {modality: self._usage.get(f"completion.{modality}", 0) for modality in MODALITIES[:2]}

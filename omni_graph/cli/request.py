@@ -1,19 +1,25 @@
-"""The flags of ``run`` -> one request: inputs, parameters, and the folder that paths are relative to."""
+"""The flags of ``run`` -> one request: inputs, outputs, parameters, and the folder that paths are relative to.
+
+Everything is checked that can be checked before a stage is started.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from omni_graph.errors import OmniGraphError
+from omni_graph.errors import Code, OmniGraphError, RequestError
 from omni_graph.node import params_class
 from omni_graph.payload import Conversation
 from omni_graph.plan import Plan
+from omni_graph.runtime.inputs import check_outputs, check_params, read_inputs
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +34,65 @@ class Flags:
     system: str | None = None
     messages: Path | None = None
     inputs: Sequence[str] = ()
+    outputs: str | None = None
     params: Sequence[str] = ()
     greedy: bool = False
     max_tokens: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ready for App.start."""
+    """Ready for App.start; its files were there when it was made."""
 
     inputs: Mapping[str, Any]
+    outputs: tuple[str, ...]
     params: Mapping[str, Mapping[str, Any]]
+    seed: int | None
     folder: Path
 
 
 def make_request(flags: Flags, plan: Plan) -> Request:
-    """Raises typer.BadParameter for flags that do not fit each other or the graph."""
+    """Raises typer.BadParameter for flags that do not fit the graph, RequestError for inputs that it would refuse."""
+    outputs = _usage("--outputs", check_outputs, plan, None if flags.outputs is None else flags.outputs.split(","))
+    params = _params(flags, plan)
+    _usage("--param", check_params, plan, params)
+    inputs, folder = _inputs(flags, plan)
+    read_inputs(plan, inputs, outputs, folder)
+    return Request(inputs, outputs, params, flags.seed, folder)
+
+
+def _usage(option: str, check: Callable[..., T], *arguments: Any) -> T:
+    """What ``check`` refuses is a wrong ``option``."""
+    try:
+        return check(*arguments)
+    except RequestError as error:
+        raise typer.BadParameter(error.message, param_hint=f"'{option}'") from None
+
+
+def _inputs(flags: Flags, plan: Plan) -> tuple[dict[str, Any], Path]:
+    """The inputs by name, and the folder that their paths are relative to."""
     inputs: dict[str, Any] = dict(_named(flags.inputs, "--input", "NAME=VALUE"))
-    folder = Path()
-    if _speaks(flags):
-        name = next((name for name, one in plan.inputs.items() if one.type is Conversation), None)
-        if name is None:
-            raise typer.BadParameter(
-                f"the graph {plan.graph} takes no conversation; its inputs: {', '.join(plan.inputs)}; use --input NAME=VALUE"
-            )
-        inputs[name], folder = _conversation(flags)
-    return Request(inputs, _params(flags, plan), folder)
+    unknown = [name for name in inputs if name not in plan.inputs]
+    if unknown:
+        known = ", ".join(plan.inputs) or "none"
+        raise typer.BadParameter(f"no input {unknown[0]!r}; the graph's inputs: {known}", param_hint="'--input'")
+    name = next((name for name, one in plan.inputs.items() if one.type is Conversation), None)
+    if not _speaks(flags):
+        _explain_missing(inputs, plan, name)
+        return inputs, Path()
+    if name is None:
+        raise typer.BadParameter(
+            f"the graph {plan.graph} takes no conversation; its inputs: {', '.join(plan.inputs)}; use --input NAME=VALUE"
+        )
+    inputs[name], folder = _conversation(flags)
+    return inputs, folder
+
+
+def _explain_missing(inputs: Mapping[str, Any], plan: Plan, conversation: str | None) -> None:
+    if conversation is not None and conversation not in inputs and not plan.inputs[conversation].optional:
+        message = "the conversation is empty; say something with --text, --image, --audio, --video or --messages"
+        raise RequestError("", Code.INVALID_INPUT, message)
 
 
 def _speaks(flags: Flags) -> bool:
@@ -85,7 +124,7 @@ def _messages_file(path: Path) -> list[dict[str, Any]]:
         messages = json.loads(path.read_text())
     except OSError as error:
         raise OmniGraphError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OmniGraphError(f"{path}: not JSON: {error}") from None
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
         raise OmniGraphError(f"{path}: must hold a list of messages {{'role', 'content'}}")
@@ -104,14 +143,14 @@ def _params(flags: Flags, plan: Plan) -> dict[str, dict[str, Any]]:
     params: dict[str, dict[str, Any]] = {}
     if flags.greedy:
         for name, stage in plan.stages.items():
-            if "temperature" in params_class(stage.node_class).__dataclass_fields__:
+            if "temperature" in {one.name for one in fields(params_class(stage.node_class))}:
                 params.setdefault(name, {})["temperature"] = 0.0
     if flags.max_tokens is not None:
         params.setdefault("thinker", {})["max_tokens"] = flags.max_tokens
     for key, text in _named(flags.params, "--param", "NODE.KEY=VALUE"):
         node, dot, name = key.partition(".")
         if not dot or not name:
-            raise typer.BadParameter(f"--param {key}={text}: must be NODE.KEY=VALUE")
+            raise typer.BadParameter(f"{key}={text!r} must be NODE.KEY=VALUE", param_hint="'--param'")
         params.setdefault(node, {})[name] = _value(text)
     return params
 
@@ -120,7 +159,7 @@ def _named(pairs: Sequence[str], option: str, form: str) -> list[tuple[str, str]
     split = [pair.partition("=") for pair in pairs]
     wrong = [pair for pair, parts in zip(pairs, split, strict=True) if not parts[1] or not parts[0]]
     if wrong:
-        raise typer.BadParameter(f"{option} {wrong[0]}: must be {form}")
+        raise typer.BadParameter(f"{wrong[0]!r} must be {form}", param_hint=f"'{option}'")
     return [(name, value) for name, _, value in split]
 
 

@@ -1,34 +1,68 @@
-"""``omni-graph run``: one request through a graph; text to stdout as it comes, speech to a WAV, the waterfall to stderr."""
+"""``omni-graph run``: one request through a graph; text to stdout as it comes, speech to a WAV, the waterfall to stderr.
+
+Whatever can be refused without a stage is refused before one is started. What was refused leaves no file behind.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omni_graph.cli.options import DeployOption, GraphArgument, SetOption
+from omni_graph.cli.stopping import INTERRUPTED, abandon, abandon_output, stoppable
+from omni_graph.errors import RequestError
 
 if TYPE_CHECKING:
+    from omni_graph.cli.reading import Reader
+    from omni_graph.cli.request import Request
+    from omni_graph.graph import Graph
     from omni_graph.plan import Plan
     from omni_graph.runtime.app import App, Handle
+    from omni_graph.spec import DeploySpec
 
-INTERRUPTED = 130
 Many = list[str] | None
+FAILED = 1
+
+
+class LauncherName(StrEnum):
+    """Who starts the replicas."""
+
+    THREADS = "threads"
+    PROCESSES = "processes"
+
+
+class LogLevel(StrEnum):
+    """What the replicas write down."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where the answer goes."""
+
+    speech: Path
+    trace: Path | None
+    as_json: bool
 
 
 def run(
     graph: GraphArgument,
     deploy: DeployOption = None,
     launcher: Annotated[
-        str | None, typer.Option(metavar="L", help="threads or processes; else the deploy file's.")
+        LauncherName | None, typer.Option(help="Who starts the stages; else the deploy file's.")
     ] = None,
     settings: SetOption = None,
     text: Annotated[str | None, typer.Option(metavar="T", help="What the user says.")] = None,
@@ -42,100 +76,118 @@ def run(
     outputs: Annotated[str | None, typer.Option(metavar="A,B", help="The outputs wanted; all unless given.")] = None,
     params: Annotated[Many, typer.Option("--param", metavar="NODE.KEY=V", help="A stage's parameter.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Temperature 0 in every stage that samples.")] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="For every random draw; drawn unless given.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="thinker.max_tokens.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=2**63 - 1, help="For every random draw; drawn unless given.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="thinker.max_tokens.")] = None,
     speech: Annotated[Path, typer.Option(metavar="OUT.wav", help="Where sound is written.")] = Path("speech.wav"),
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the request for omni-graph trace.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object to stdout instead of text.")] = False,
-    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="Of the replicas' log files.")] = "INFO",
+    log_level: Annotated[
+        LogLevel, typer.Option(case_sensitive=False, help="Of the replicas' log files.")
+    ] = LogLevel.INFO,
 ) -> None:
     """Run one request through a graph.
 
     Text streams to stdout; speech is written while it is made; the waterfall of the stages goes to stderr.
     """
     from omni_graph.cli.request import Flags, make_request
-    from omni_graph.cli.starting import starting
     from omni_graph.load import load_deploy, load_graph
     from omni_graph.plan import make_plan
+
+    flags = Flags(
+        text, image or (), audio or (), video or (), audio_in_video, system, messages, inputs or (), outputs,
+        params or (), greedy, max_tokens, seed,
+    )  # fmt: skip
+    report = Report(speech, trace, as_json)
+    try:
+        with stoppable():
+            loaded = load_graph(graph, settings=settings or (), environ=os.environ)
+            deployment = load_deploy(deploy) if deploy is not None else None
+            plan = make_plan(loaded, deployment)
+            request = make_request(flags, plan)
+            _check_files(plan, request, report)
+            _launch_and_run(loaded, deployment, launcher, log_level, plan, request, report)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        abandon_output()
+        raise typer.Exit(FAILED) from None
+
+
+def _check_files(plan: Plan, request: Request, report: Report) -> None:
+    from omni_graph.cli.reading import speaks
+    from omni_graph.cli.wav import check_writable
+
+    if speaks(plan, request.outputs):
+        check_writable(report.speech)
+    if report.trace is not None:
+        check_writable(report.trace)
+
+
+def _launch_and_run(
+    graph: Graph,
+    deploy: DeploySpec | None,
+    launcher: LauncherName | None,
+    log_level: LogLevel,
+    plan: Plan,
+    request: Request,
+    report: Report,
+) -> None:
+    from omni_graph.cli.starting import starting
     from omni_graph.runtime.app import launch
 
-    loaded = load_graph(graph, settings=settings or (), environ=os.environ)
-    deployment = load_deploy(deploy) if deploy is not None else None
-    plan = make_plan(loaded, deployment)
-    flags = Flags(
-        text, image or (), audio or (), video or (), audio_in_video, system, messages, inputs or (), params or (),
-        greedy, max_tokens,
-    )  # fmt: skip
-    request = make_request(flags, plan)
-    asked = tuple(outputs.split(",")) if outputs is not None else tuple(plan.outputs)
-    with _stoppable(), starting(plan, asked) as on_change:
-        app = launch(loaded, deployment, launcher, outputs=asked, on_change=on_change, log_level=log_level)
+    with starting(plan, request.outputs) as on_change:
+        app = launch(graph, deploy, launcher, outputs=request.outputs, on_change=on_change, log_level=log_level.upper())
     with app:
-        code = _one_request(app, plan, request, asked, seed, speech, trace, as_json)
-    raise typer.Exit(code)
+        _one_request(app, plan, request, report)
 
 
-def _one_request(
-    app: App,
-    plan: Plan,
-    request: Any,
-    outputs: Sequence[str],
-    seed: int | None,
-    speech: Path,
-    trace: Path | None,
-    as_json: bool,
-) -> int:
+def _one_request(app: App, plan: Plan, request: Request, report: Report) -> None:
     from omni_graph.cli.reading import Reader
 
-    with _stoppable():
-        handle = app.start(request.inputs, outputs, request.params, seed, folder=request.folder)
-    reader = Reader(plan, outputs, speech, quiet=as_json)
-    interrupted = False
-    try:
-        with _stoppable(), _says_when_paused(app):
-            for event in handle:
-                reader.read(event)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        handle.cancel()
-        reader.close()
-    if interrupted:
-        typer.echo(f"interrupted; {reader.written()}", err=True)
-        return INTERRUPTED
-    _report(app, handle, reader, trace, as_json)
-    return 0
+    handle = app.start(request.inputs, request.outputs, request.params, request.seed, folder=request.folder)
+    with closing(Reader(plan, request.outputs, report.speech, quiet=report.as_json)) as reader:
+        try:
+            with _says_when_paused(app):
+                for event in handle:
+                    reader.read(event)
+        except KeyboardInterrupt:
+            _interrupted(handle, reader)
+            raise
+        except RequestError:
+            reader.end_line()
+            raise
+        reader.complete()
+        reader.end_line()
+        _tell(app, handle, reader, report)
 
 
-def _report(app: App, handle: Handle, reader: Any, trace: Path | None, as_json: bool) -> None:
-    from rich.console import Console
+def _interrupted(handle: Handle, reader: Reader) -> None:
+    """The files are made valid, and what waits to be written to a reader that does not read is let go."""
+    import sys
 
-    from omni_graph.observe.waterfall import waterfall
+    handle.cancel()
+    reader.complete()
+    abandon(sys.stdout)
+    reader.end_line(err=True)
+    typer.echo("; ".join(filter(None, ("interrupted", reader.written()))), err=True)
+
+
+def _tell(app: App, handle: Handle, reader: Reader, report: Report) -> None:
+    from omni_graph.cli.terminal import console
+    from omni_graph.observe.waterfall import Waterfall
 
     record = app.trace(handle)
-    if trace is not None:
-        record.write(trace)
-    if as_json:
-        result = reader.result() | {"timing": record.timing(), "retries": 0, "trace_id": record.trace_id}
-        typer.echo(json.dumps(result | {"seed": handle.seed}))
+    if report.trace is not None:
+        record.write(report.trace)
+    if report.as_json:
+        timing = {"timing": record.timing(), "retries": 0, "trace_id": record.trace_id, "seed": handle.seed}
+        typer.echo(json.dumps(reader.result() | timing))
         return
-    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
-    console.print(waterfall(record))
-    console.print(f" {reader.written()}", style="dim")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: as a KeyboardInterrupt, so that everything is taken down in order."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    screen = console(stderr=True)
+    screen.print(Waterfall(record))
+    screen.print(f" {reader.written()}".rstrip(), style="dim", markup=False)
 
 
 @contextmanager
@@ -145,13 +197,16 @@ def _says_when_paused(app: App) -> Iterator[None]:
 
     def watch() -> None:
         said = False
-        while not done.wait(1.0):
-            paused = app.paused > 0
-            if paused and not said:
-                typer.echo("paused: waiting for the reader", err=True)
+        while not done.wait(0.5):
+            try:
+                paused = app.paused > 0
+                if paused and not said:
+                    typer.echo("paused: waiting for the reader", err=True)
+            except (OSError, RequestError):  # nobody reads stderr, or the deployment has ended: nothing left to say
+                return
             said = paused
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch, name="pauses", daemon=True)
     watcher.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a person sees while stages load: a spinner on a terminal, else a line per replica."""
+"""What a person sees while stages load their weights: a spinner on a terminal, else a line per replica."""
 
 from __future__ import annotations
 
@@ -10,57 +10,62 @@ from contextlib import contextmanager
 
 import typer
 
+from omni_graph.cli.terminal import console
 from omni_graph.plan import Plan
 from omni_graph.runtime.replica import Change, State
 
 
 @contextmanager
 def starting(plan: Plan, outputs: Sequence[str]) -> Iterator[Callable[[Change], None]]:
-    """Yields what ``launch`` calls with every Change."""
+    """Yields what ``launch`` calls, from any thread, with every Change. It never raises: who only watches breaks nothing."""
     stages = plan.needed(outputs)
     hosts = dict.fromkeys(plan.stages[name].host for name in stages)
-    total = sum(plan.deploy.stage(host).replicas for host in hosts)
-    progress = _Progress(total, len(stages))
+    progress = _Progress({host: plan.deploy.stage(host).replicas for host in hosts}, len(stages))
     if not sys.stderr.isatty():
         yield progress.line
         typer.echo(progress.summary(), err=True)
         return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    with console.status(progress.text()) as status:
+    screen = console(stderr=True)
+    with screen.status(progress.text(), spinner="dots") as status:
 
         def changed(change: Change) -> None:
             progress.note(change)
             status.update(progress.text())
 
         yield changed
-    console.print(f"[dim]{progress.summary()}[/dim]")
+    screen.print(f"[dim]{progress.summary()}[/dim]")
 
 
 class _Progress:
-    """Who is ready so far."""
+    """Whom we still wait for: replicas by stage."""
 
-    def __init__(self, total: int, stages: int) -> None:
-        self._total = total
+    def __init__(self, replicas: dict[str, int], stages: int) -> None:
+        self._loading = replicas
+        self._total = sum(replicas.values())
         self._stages = stages
         self._began = time.monotonic()
-        self._ready: list[str] = []
         self._lock = threading.Lock()
 
     def note(self, change: Change) -> None:
+        stage = change.name.partition("/")[0]
         with self._lock:
             if change.state is State.READY:
-                self._ready.append(change.name.partition(".")[0])
+                self._loading[stage] -= 1
 
     def line(self, change: Change) -> None:
         self.note(change)
         if change.state in (State.READY, State.FAILED):
-            typer.echo(f"{change.name.partition('.')[0]}: {change.state}", err=True)
+            try:
+                typer.echo(f"{change.name.partition('.')[0]}: {change.state}", err=True)
+            except OSError:  # nobody reads stderr any more; whoever writes to it next in the main thread will say so
+                pass
 
     def text(self) -> str:
-        last = f", last {self._ready[-1]}" if self._ready else ""
-        return f"starting {self._stages} stages: {len(self._ready)} of {self._total} replicas ready{last}"
+        with self._lock:
+            missing = [stage for stage, left in self._loading.items() if left > 0]
+            ready = self._total - sum(max(0, left) for left in self._loading.values())
+        waits = f"; loading {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}" if missing else ""
+        return f"starting {self._stages} stages: {ready} of {self._total} replicas ready{waits}"
 
     def summary(self) -> str:
         return f"{self._stages} stages ready in {time.monotonic() - self._began:.1f} s"

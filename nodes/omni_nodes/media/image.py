@@ -21,7 +21,7 @@ def decode_image(data: bytes, name: str, limits: MediaLimits | None = None) -> I
     limits = limits or MediaLimits()
     if not data:
         raise MediaError(name, "is empty (0 bytes)")
-    image = _open(data, name)
+    image = _open(data, name, limits)
     limits.check_picture(image.width, image.height, name)
     try:
         image.load()
@@ -40,11 +40,11 @@ def image_of(pixels: NDArray[np.generic], name: str, limits: MediaLimits | None 
     return Image.fromarray(pixels, "RGB")
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str, limits: MediaLimits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaError(name, "has far more pixels than any picture that is allowed") from error
+        raise MediaError(name, f"has far more pixels than the {limits.image_pixels} that are allowed") from error
     except Exception as error:  # as above: a header that a user sent
         raise MediaError(name, f"is not a picture that can be read; allowed: {', '.join(FORMATS)}") from error
 
