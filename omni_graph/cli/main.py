@@ -30,6 +30,7 @@ COMMANDS = {
     "explain": "omni_graph.cli.explain:explain",
     "trace": "omni_graph.cli.trace:trace",
     "checkpoint": "omni_graph.cli.checkpoint:checkpoint",
+    "bench": "omni_graph.cli.bench:bench",
 }
 
 
