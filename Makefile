@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[models,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[models,ray,dev]"
 	# transformers' video processor, the reference of our tests, needs torchvision: its Python part alone, out of the way
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/reference torchvision==0.28.0
 	touch $@

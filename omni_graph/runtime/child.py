@@ -38,7 +38,7 @@ def main(spec_json: str, pipe: Connection) -> None:
     os.environ.update(thread_environment(spec.threads))
     os.environ.update(spec.env)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _log_to_file(spec)
+    log_to_file(spec)
     parent = _Parent(pipe)
     try:
         worker = Worker(spec, make_links)
@@ -72,7 +72,8 @@ def make_links(spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
     return ZmqLinks(spec.name, spec.bind, types, spec.wiring)
 
 
-def _log_to_file(spec: ReplicaSpec) -> None:
+def log_to_file(spec: ReplicaSpec) -> None:
+    """From here on, what this process logs and prints goes to the replica's file."""
     path = log_path(spec)
     file = path.open("a", buffering=1)
     os.dup2(file.fileno(), sys.stdout.fileno())

@@ -21,7 +21,18 @@ from omni_graph.frames import Links
 from omni_graph.gateway import GatewayCore, Topology
 from omni_graph.plan import Plan, Stage
 from omni_graph.runtime.gateway_loop import GatewayLoop
-from omni_graph.runtime.replica import Change, EdgeStart, Handle, Launcher, NodeStart, ReplicaSpec, State
+from omni_graph.runtime.replica import (
+    ENDED,
+    STARTING,
+    Change,
+    EdgeStart,
+    Handle,
+    Launcher,
+    NodeStart,
+    Placement,
+    ReplicaSpec,
+    State,
+)
 from omni_graph.wiring import Edge
 
 log = logging.getLogger("omni_graph.deployment")
@@ -48,7 +59,19 @@ def make_launcher(name: str) -> GatewayLauncher:
         from omni_graph.runtime.processes import ProcessLauncher
 
         return ProcessLauncher()
-    raise LaunchError(f"launcher {name!r}: allowed are threads and processes")
+    if name == "ray":
+        return _ray_launcher()
+    raise LaunchError(f"launcher {name!r}: allowed are threads, processes and ray")
+
+
+def _ray_launcher() -> GatewayLauncher:
+    try:
+        from omni_graph.runtime.ray_launcher import RayLauncher
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise LaunchError("launcher 'ray' needs Ray: pip install 'omni-graph[ray]'") from None
+    return RayLauncher()
 
 
 class Deployment:
@@ -95,16 +118,16 @@ class Deployment:
             self.handles[spec.name] = self.launcher.start(spec, self._changed)
         with self._started:
             done = self._started.wait_for(self._settled, START_TIMEOUT_S)
-        failed = [handle for handle in self.handles.values() if handle.state in (State.FAILED, State.STOPPED)]
+        failed = [handle for handle in self.handles.values() if handle.state in ENDED]
         if failed:
             raise LaunchError(_why(failed[0], self._details))
         if not done:
-            slow = [name for name, handle in self.handles.items() if handle.state is State.LOADING]
+            slow = [name for name, handle in self.handles.items() if handle.state in STARTING]
             raise LaunchError(f"not ready after {START_TIMEOUT_S:g} s: {', '.join(slow)}")
 
     def _settled(self) -> bool:
         states = {handle.state for handle in self.handles.values()}
-        return State.LOADING not in states or State.FAILED in states
+        return STARTING.isdisjoint(states) or State.FAILED in states
 
     # ---- changes
 
@@ -114,7 +137,7 @@ class Deployment:
         if gateway is not None and not self._closed.is_set():
             if change.state is State.READY and change.address is not None:
                 gateway.replica_up(change.name.partition("/")[0], change.address)
-            else:
+            elif change.state not in STARTING:
                 log.error("replica %s: %s %s", change.name, change.state, change.detail)
                 code = Code.STUCK if change.state is State.STUCK else Code.REPLICA_DIED
                 gateway.replica_down(change.name, code, change.detail or f"replica {change.name} {change.state}")
@@ -232,6 +255,7 @@ def replica_specs(
                 log_level=log_level,
                 preload=tuple(sorted({m for stage in members for m in getattr(stage.node_class, "preload", ())})),
                 env=how.env,
+                placement=Placement(how.cpu, how.gpu, how.memory, how.labels, how.spread),
             )
 
 

@@ -36,6 +36,17 @@ class EdgeStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """What a replica asks of the machine it is put on; for launchers that choose one. ``memory`` in bytes."""
+
+    cpu: float = 0.1
+    gpu: float = 0.0
+    memory: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """One replica. ``name`` is ``stage/index.incarnation``; ``folder`` is the graph's, for node files beside it."""
 
@@ -51,6 +62,7 @@ class ReplicaSpec:
     log_level: str = "INFO"
     preload: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    placement: Placement = Placement()
 
     @property
     def stage(self) -> str:
@@ -68,15 +80,21 @@ class ReplicaSpec:
         raw["nodes"] = tuple(NodeStart(**one) for one in raw["nodes"])
         raw["edges"] = tuple(EdgeStart(**one) for one in raw["edges"])
         raw["preload"] = tuple(raw["preload"])
+        raw["placement"] = Placement(**raw["placement"])
         return cls(**raw)
 
 
 class State(StrEnum):
+    PLACING = "placing"
     LOADING = "loading"
     READY = "ready"
     STUCK = "stuck"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+STARTING = frozenset({State.PLACING, State.LOADING})
+ENDED = frozenset({State.STOPPED, State.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +109,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A replica became ready, or ended; ``detail`` says why it failed, its last log lines included."""
+    """A replica is being placed, loads, became ready or ended; ``detail`` says where it is or why it failed."""
 
     name: str
     state: State
@@ -126,10 +144,10 @@ class Launcher(Protocol):
     name: str
 
     def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> Handle:
-        """Start one; returns at once, in state loading."""
+        """Start one; returns at once, in state placing or loading."""
 
     def bind(self, run_folder: str) -> str:
-        """Where replicas of this launcher listen: ``memory:``, ``ipc://folder`` or ``tcp://address``."""
+        """Where its replicas listen: ``memory:``, ``ipc://folder``, ``tcp://address``; empty: known once they are placed."""
 
     def prepare(self, specs: Sequence[ReplicaSpec]) -> None:
         """Before the first start: whatever all of them share."""
