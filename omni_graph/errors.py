@@ -21,6 +21,7 @@ class Code(StrEnum):
     WEDGED = "wedged"
     POISON = "poison"
     PROTOCOL = "protocol"
+    DIVERGED = "diverged"
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
     CANCELLED = "cancelled"
@@ -28,6 +29,7 @@ class Code(StrEnum):
     CLOSED = "closed"
 
 
+REPLAYED = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK})  # faults that another replica may mend
 RETRYABLE = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK, Code.UNAVAILABLE, Code.OVERLOADED, Code.CLOSED})
 
 

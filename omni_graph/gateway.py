@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omni_graph.errors import Code, FlowControlError, request_error
+from omni_graph.errors import REPLAYED, Code, FlowControlError, request_error
 from omni_graph.frames import (
     GATEWAY,
     Address,
@@ -34,9 +34,11 @@ from omni_graph.frames import (
     Stop,
 )
 from omni_graph.gateway_request import Ended, Event, GatewayRequest, Released, Submission
+from omni_graph.replay import Diverged
 from omni_graph.router import Route, Router
 from omni_graph.topology import Topology as Topology
 from omni_graph.wedge import WedgeWatch
+from omni_graph.wiring import Edge
 
 PING_PERIOD_S = 0.5
 
@@ -115,19 +117,32 @@ class GatewayCore:
         self._router.add(host, address, self._topology.slots[host])
         self._admit(now)
 
+    def expect(self, host: str, coming: bool, now: float) -> None:
+        """A replica of ``host`` is on its way, or none is: then requests that need one fail at once."""
+        self._router.expect(host, coming)
+        self._admit(now)
+
     def replica_down(self, name: str, code: Code, message: str, now: float) -> None:
-        """A replica died or is stuck: its requests fail. Idempotent."""
+        """A replica died or is stuck: its requests are replayed elsewhere, or fail. Idempotent.
+
+        A request that has lost a replica before is replayed alone in that stage; one that takes that down too is poison.
+        """
         if not self._router.knows(name):
             return
         self._wedges.forget_replica(name)
+        host, poisoned = stage_of(name), [r for r in self._router.load_of(name) if self._router.is_alone(r, name)]
         for request in self._router.remove(name):
             one = self._requests[request]
             one.route = {host: address for host, address in one.route.items() if address.name != name}
             one.closing.discard(name)
-            if one.state == "closing":
+            if one.state in ("closing", "resetting"):
                 self._release_if_closed(one)
+            elif request in poisoned and one.faults:
+                self._end(one, Code.POISON, f"took down {name} alone: {message}", host, now)
             else:
-                self._end(one, code, message, stage_of(name), now)
+                if one.faults:
+                    one.alone_in.add(host)
+                self._fault(one, code, message, host, now)
         self._heard = {link for link in self._heard if link.peer != name}
         self._admit(now)
 
@@ -147,7 +162,7 @@ class GatewayCore:
                 f"{self.running} running, {len(self._queue)} waiting (queue: {self._topology.queue}); try again later"
             )
             raise request_error(request, Code.OVERLOADED, message, self._router.fullest(hosts))
-        self._requests[request] = GatewayRequest(submission, now, self._emit, self._tell)
+        self._requests[request] = GatewayRequest(submission, now, self._topology, self._emit, self._tell)
         self._queue.append(request)
         self._admit(now)
 
@@ -223,7 +238,8 @@ class GatewayCore:
             return
         for one in tuple(self._requests.values()):
             if one.state == "open" and one.uses(link):
-                self._end(one, code, f"link to {link.peer} lost: {reason}", stage_of(link.peer), now)
+                message = f"link to {link.peer} lost: {reason}"
+                self._fault(one, code, message, stage_of(link.peer), now, {link.peer: GATEWAY})
             else:
                 one.unlink(link)
         self._admit(now)
@@ -255,11 +271,14 @@ class GatewayCore:
         one = self._open_here(frame)
         if one is None:
             return
-        if isinstance(frame, Credit | Stop):
-            one.on_demand(link, frame, now)
-        else:
-            one.on_supply(link, frame)
-            self._complete_if_done(one, now)
+        try:
+            if isinstance(frame, Credit | Stop):
+                one.on_demand(link, frame, now)
+            else:
+                one.on_supply(link, frame)
+                self._complete_if_done(one, now)
+        except Diverged as error:
+            self._end(one, Code.DIVERGED, str(error), stage_of(link.peer), now)
 
     def _on_report(self, link: LinkId, frame: Report, now: float) -> None:
         one = self._open_here(frame)
@@ -267,8 +286,12 @@ class GatewayCore:
             return
         if link.peer not in one.members:
             raise FlowControlError(f"a Report of {frame.request}, which is not routed over {link.peer}")
-        message = f"link to {frame.peer} lost: {frame.message}" if frame.code is Code.LINK_LOST else frame.message
-        self._end(one, frame.code, message, frame.stage or stage_of(link.peer), now, frame.peer)
+        stage = frame.stage or stage_of(link.peer)
+        if frame.code is not Code.LINK_LOST:
+            self._end(one, frame.code, frame.message, stage, now)
+            return
+        ends = {link.peer: frame.peer, frame.peer: link.peer}
+        self._fault(one, frame.code, f"link to {frame.peer} lost: {frame.message}", stage, now, ends)
 
     def _on_closed(self, link: LinkId, frame: Closed) -> None:
         one = self._requests.get(frame.request)
@@ -290,7 +313,7 @@ class GatewayCore:
             if dead is not None:
                 self._end(one, Code.UNAVAILABLE, "no live replica", dead, now)
                 continue
-            route = self._router.route(one.request, hosts)
+            route = self._router.route(one.request, hosts, one.alone_in)
             if route is None:
                 return
             self._queue.popleft()
@@ -303,15 +326,27 @@ class GatewayCore:
         edges = tuple(EdgeEnds(e.number, self._end_at(e.writer, route), self._end_at(e.reader, route)) for e in routed)
         for address in dict.fromkeys(route.values()):
             mine = tuple(ends for ends in edges if address in (ends.writer, ends.reader))
-            self._emit(LinkId(address.name, Side.CONTROL), self._open_frame(one, mine, now))
+            self._emit(LinkId(address.name, Side.CONTROL), self._open_frame(one, mine, routed, now))
         for edge, ends in zip(routed, edges, strict=True):
             one.add_stream(edge, ends, self._heard.__contains__)
         one.feed(now)
 
-    def _open_frame(self, one: GatewayRequest, edges: tuple[EdgeEnds, ...], now: float) -> Open:
+    def _open_frame(
+        self, one: GatewayRequest, ends: tuple[EdgeEnds, ...], routed: tuple[Edge, ...], now: float
+    ) -> Open:
         asked = one.submission
-        age, left = now - one.accepted_at, one.deadline - now
-        return Open(asked.request, one.attempt, edges, asked.params, asked.seed, age, left, asked.traceparent)
+        return Open(
+            request=asked.request,
+            attempt=one.attempt,
+            edges=ends,
+            params=asked.params,
+            seed=asked.seed,
+            age_s=now - one.accepted_at,
+            deadline_s=one.deadline - now,
+            traceparent=asked.traceparent,
+            forced=one.forced(),
+            accepted=one.accepted(edge for edge in routed if any(end.edge == edge.number for end in ends)),
+        )
 
     def _end_at(self, node: str, route: Route) -> Address:
         return self.address if node == GATEWAY else route[self._topology.host_of[node]]
@@ -328,34 +363,67 @@ class GatewayCore:
             self.counts["completed"] += 1
             self._finish(one, Close(one.request, one.attempt), Ended(None, now - one.accepted_at), now)
 
-    def _end(self, one: GatewayRequest, code: Code, message: str, stage: str, now: float, peer: str = "") -> None:
+    def _end(self, one: GatewayRequest, code: Code, message: str, stage: str, now: float) -> None:
         if one.state == "closing":
             return
         if one.state == "waiting":
             self._queue.remove(one.request)
         self.counts["cancelled" if code is Code.CANCELLED else "failed"] += 1
         error = request_error(one.request, code, message, stage)
-        reset = Reset(one.request, one.attempt, code, stage, message[:500], peer)
+        reset = Reset(one.request, one.attempt, code, stage, message[:500])
         self._finish(one, reset, Ended(error, now - one.accepted_at), now)
 
     def _finish(self, one: GatewayRequest, word: Close | Reset, ended: Ended, now: float) -> None:
-        """The one terminal event, and the word to every replica of the Route."""
+        """The one terminal event, and the word to every replica of the Route that has not heard it yet."""
         self._tell(one.request, ended)
+        if one.state != "resetting":
+            one.closing = one.members
+            for name in sorted(one.closing):
+                self._emit(LinkId(name, Side.CONTROL), word)
         one.state = "closing"
-        one.closing = one.members
-        for name in sorted(one.closing):
-            self._emit(LinkId(name, Side.CONTROL), word)
         one.forget_streams()
         self._release_if_closed(one)
 
+    def _fault(
+        self,
+        one: GatewayRequest,
+        code: Code,
+        message: str,
+        stage: str,
+        now: float,
+        peers: Mapping[str, str] | None = None,
+    ) -> None:
+        """A replica or a link of the Route is lost: reset the request everywhere and replay it, while it has retries.
+
+        ``peers``: for either end of a lost link the other end, which it must not hear from on the old link again.
+        """
+        if one.state != "open":
+            return
+        if code not in REPLAYED or not one.may_replay:
+            self._end(one, code, message, stage, now)
+            return
+        one.faults += 1
+        one.state = "resetting"
+        one.closing = one.members
+        for name in sorted(one.closing):
+            peer = (peers or {}).get(name, "")
+            reset = Reset(one.request, one.attempt, Code.LINK_LOST, stage, message[:500], peer)
+            self._emit(LinkId(name, Side.CONTROL), reset)
+        one.rewind()
+        self._release_if_closed(one)
+
     def _release_if_closed(self, one: GatewayRequest) -> None:
-        """Its slots are free again; whoever called goes on to admit the next."""
+        """Its slots are free again; a replay waits for a Route, before all others. Whoever called goes on to admit."""
         if one.closing:
             return
-        del self._requests[one.request]
         self._router.release(one.request)
         self._wedges.forget(one.request)
-        self._tell(one.request, Released(one.timings))
+        if one.state == "resetting":
+            one.state, one.route = "waiting", {}
+            self._queue.appendleft(one.request)
+            return
+        del self._requests[one.request]
+        self._tell(one.request, Released(one.timings, one.faults))
 
     # ---- wedges
 

@@ -11,14 +11,13 @@ from typing import Any
 
 from omni_graph.credit import StreamReceiver
 from omni_graph.errors import FlowControlError, RequestError
-from omni_graph.frames import Credit, Data, EdgeCounts, EdgeEnds, End, Frame, LinkId, Side, Start, Stop
+from omni_graph.frames import Choice, Credit, Data, EdgeCounts, EdgeEnds, End, Frame, LinkId, Side, Start, Stop
 from omni_graph.payload import packet_bytes
+from omni_graph.replay import Accepted, ChoiceMemory, KeptSupply
 from omni_graph.router import Route
 from omni_graph.streams import InStream, OutStream
-from omni_graph.supply import Supply
+from omni_graph.topology import Topology
 from omni_graph.wiring import Edge
-
-OUTPUT_BUFFER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Every replica has forgotten the request, or died. ``timings``: {stage: what it spent}, see observe/timing.py."""
+    """Every replica has forgotten the request, or died. ``timings``: {stage: what it spent}, see observe/timing.py;
+    ``retries``: how often it was replayed."""
 
     timings: Mapping[str, Any]
+    retries: int = 0
 
 
 Event = OutputPacket | Ended | Released
@@ -64,23 +65,29 @@ Tell = Callable[[str, Event], None]
 
 
 class GatewayRequest:
-    """``state``: waiting for a Route, open, or closing (ended; replicas are still to forget it)."""
+    """``state``: waiting for a Route; open; resetting (a replica or link was lost: the others are still to forget it, then
+    it waits for another Route); or closing (ended; replicas are still to forget it)."""
 
-    def __init__(self, submission: Submission, accepted_at: float, emit: Emit, tell: Tell) -> None:
+    def __init__(self, submission: Submission, accepted_at: float, topology: Topology, emit: Emit, tell: Tell) -> None:
         self.submission = submission
         self.accepted_at = accepted_at
         self.state = "waiting"
         self.attempt = 0
         self.route: Route = {}
         self.closing: set[str] = set()
+        self.faults = 0
+        self.alone_in: set[str] = set()
         self.bad_input: RequestError | None = None
         self.timings: dict[str, Any] = {}
         self.buffered = dict.fromkeys(submission.outputs, 0)
+        self._accepted = {output: Accepted() for output in submission.outputs}
+        self._choices = ChoiceMemory()
+        self._topology = topology
         self._emit = emit
         self._tell = tell
         self._outs: dict[int, OutStream] = {}
         self._ins: dict[int, InStream] = {}
-        self._supply: dict[str, Supply] = {}
+        self._supply: dict[str, KeptSupply] = {}
         self._supply_ended: set[str] = set()
         self._dropped: set[str] = set()
 
@@ -107,7 +114,8 @@ class GatewayRequest:
             self._emit(link, self._outs[edge.number].start())
         elif edge.is_output:
             link = LinkId(ends.writer.name, Side.READS)
-            stream = InStream(self.request, self.attempt, edge, link, StreamReceiver(edge.window))
+            flow = StreamReceiver(edge.window, start=self._accepted[edge.reader_port].count)
+            stream = InStream(self.request, self.attempt, edge, link, flow)
             self._ins[edge.number] = stream
             if edge.reader_port in self._dropped:
                 stream.close()
@@ -134,7 +142,7 @@ class GatewayRequest:
 
     def write(self, name: str, packets: Iterable[Any], now: float) -> None:
         """Packets of a graph input; what is no sequence is pulled as the graph takes it."""
-        self._supply.setdefault(name, Supply()).add(packets)
+        self._supply.setdefault(name, KeptSupply(self._topology.input_bytes)).add(packets)
         self.feed(now)
 
     def end_input(self, name: str, now: float) -> None:
@@ -164,9 +172,9 @@ class GatewayRequest:
             if not stream.flow.stopped:
                 by_input.setdefault(stream.edge.writer_port, []).append(stream)
         for name, streams in by_input.items():
-            supply = self._supply.get(name, Supply())
+            supply = self._supply.setdefault(name, KeptSupply(self._topology.input_bytes))
             if not streams:
-                supply.clear()
+                supply.discard()
             while all(stream.flow.room > 0 for stream in streams) and supply:
                 packet = supply.take()
                 for stream in streams:
@@ -210,10 +218,25 @@ class GatewayRequest:
         if isinstance(frame, Start):
             self._emit(stream.link, stream.on_start())
         elif isinstance(frame, End):
+            self._choices.learn(frame.choices)
             stream.on_end(frame)
-        elif frame.packet is None:
+            self._accepted[stream.edge.reader_port].check_end(frame.count)
+        else:
+            self._on_data(stream, frame)
+
+    def _on_data(self, stream: InStream, frame: Data) -> None:
+        """A packet that the client has from before is compared and dropped; any other goes to its buffer."""
+        accepted = self._accepted[stream.edge.reader_port]
+        has = frame.seq < accepted.count
+        if frame.packet is None and not has:
             raise FlowControlError(f"a skipped packet {frame.seq} on {stream.edge.name}: the client has not got it yet")
-        elif stream.on_data(frame):
+        waits = stream.on_data(frame)
+        self._choices.learn(frame.choices)
+        if waits and has:
+            self._take(stream)
+            if frame.packet is not None:
+                accepted.check(frame.seq, frame.packet)
+        elif waits:
             self._fill(stream)
 
     # ---- outputs
@@ -222,13 +245,18 @@ class GatewayRequest:
         """Take packets into the caller's buffer while it has room. Taking returns credit, so a slow caller pauses its own
         request, up to the Thinker, and nothing else."""
         output = stream.edge.reader_port
-        while stream.waiting and self.buffered[output] < OUTPUT_BUFFER_BYTES:
-            _choices, packet, credit = stream.take()
+        while stream.waiting and self.buffered[output] < self._topology.output_bytes:
+            packet = self._take(stream)
             size = packet_bytes(packet)
             self.buffered[output] += size
+            self._accepted[output].add(packet, size)
             self._tell(self.request, OutputPacket(output, packet, size))
-            if credit is not None:
-                self._emit(stream.link, credit)
+
+    def _take(self, stream: InStream) -> Any:
+        _choices, packet, credit = stream.take()
+        if credit is not None:
+            self._emit(stream.link, credit)
+        return packet
 
     def read(self, output: str, size: int) -> None:
         """The caller took ``size`` bytes out of the output's buffer."""
@@ -257,7 +285,31 @@ class GatewayRequest:
     @property
     def paused(self) -> bool:
         """An output's buffer is full: the request waits for its caller."""
-        return any(size >= OUTPUT_BUFFER_BYTES for size in self.buffered.values())
+        return any(size >= self._topology.output_bytes for size in self.buffered.values())
+
+    # ---- replay
+
+    @property
+    def may_replay(self) -> bool:
+        """Retries are left, every input can be given again, and no stage on the way must run only once."""
+        if self.faults >= self._topology.retries or self._topology.once.intersection(self.submission.stages):
+            return False
+        return all(supply.replayable for supply in self._supply.values())
+
+    def forced(self) -> tuple[Choice, ...]:
+        """The choices that a replay repeats."""
+        return self._choices.forced()
+
+    def accepted(self, edges: Iterable[Edge]) -> tuple[tuple[int, int], ...]:
+        """(edge, packets) that the client has, of each graph output."""
+        return tuple((e.number, self._accepted[e.reader_port].count) for e in edges if e.is_output)
+
+    def rewind(self) -> None:
+        """The attempt is over; the inputs are there once more."""
+        self._outs.clear()
+        self._ins.clear()
+        for supply in self._supply.values():
+            supply.rewind()
 
     def forget_streams(self) -> None:
         """The request has ended: only the timings are still to come."""

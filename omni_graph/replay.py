@@ -77,9 +77,10 @@ class KeptSupply(Supply):
         self._kept.clear()
         self._bytes = 0
 
-    def clear(self) -> None:
-        super().clear()
-        self._kept.clear()
+    def discard(self) -> None:
+        """Nobody reads the input now: what was given counts as taken; a replay may read it after all."""
+        while self._ready:
+            self.take()
 
 
 class Accepted:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-from unittest import mock
 
-from omni_graph import gateway_request
 from omni_graph.core import CONTROL, WorkerCore
 from omni_graph.errors import RequestError
 from omni_graph.frames import GATEWAY, Address, Credit, Data, End, Frame, LinkId, LinkLost, Open, Start, Stop
@@ -73,7 +70,12 @@ class World:
         self.slots = rng.choice((1, 2, 3))
         self.oracle = Oracle(self.edges)
         self.topology = Topology(
-            self.edges, self._hosts(), dict.fromkeys(self.shape.nodes, self.slots), rng.choice((1, 2, 3)), 4
+            self.edges,
+            self._hosts(),
+            dict.fromkeys(self.shape.nodes, self.slots),
+            rng.choice((1, 2, 3)),
+            4,
+            output_bytes=random.Random(seed).choice((24, 96, 4 << 20)),
         )
         self.gateway = GatewayCore(self.topology, Address(GATEWAY, ""))
         self.workers: dict[str, Worker] = {}
@@ -342,23 +344,16 @@ class World:
         raise Violation(message)
 
 
-@contextmanager
-def _small_buffers(size: int) -> Any:
-    with mock.patch.object(gateway_request, "OUTPUT_BUFFER_BYTES", size):
-        yield
-
-
 def simulate(seed: int, setting: Setting) -> World:
     """One run. A Violation, or an assertion of a node's, notes the shape and the seed."""
     world = World(seed, setting)
-    with _small_buffers(random.Random(seed).choice((24, 96, 4 << 20))):
-        try:
-            world.run()
-        except AssertionError as error:
-            error.add_note(f"simulate({seed}, {setting})")
-            raise
-        except Exception as error:
-            raise Violation(f"{setting.shape}, seed {seed}: {error!r}") from error
+    try:
+        world.run()
+    except AssertionError as error:
+        error.add_note(f"simulate({seed}, {setting})")
+        raise
+    except Exception as error:
+        raise Violation(f"{setting.shape}, seed {seed}: {error!r}") from error
     return world
 
 
