@@ -109,7 +109,7 @@ class _Document:
         ran = run_command(command)
         place = f"{self._path}:{block.line}: $ {command}\nexit code {ran.code}\n{ran.out}{ran.err}"
         printed = ran.out if ran.code == 0 else ran.err
-        assert (ran.code != 0) == bool(re.search(r"error\[|^omni-graph: ", expected, re.MULTILINE)), place
+        assert (ran.code != 0) == bool(re.search(r"error\[|^omni-graph: |^Error: ", expected, re.MULTILINE)), place
         assert not expected or matches(printed, expected), f"{place}\n-- the document has --\n{expected}"
 
     def _doctest(self, block: Block) -> None:
@@ -129,9 +129,10 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def matches(printed: str, expected: str) -> bool:
-    """Equal but for spaces at the ends of lines, where ``...`` is any text."""
+    """Equal but for spaces at the ends of lines, where ``...`` is any text; alone on a line: any lines, also none."""
     ours, wanted = (re.sub(r"[ \t]+$", "", text.strip(), flags=re.MULTILINE) for text in (printed, expected))
-    return re.fullmatch(re.escape(wanted).replace(r"\.\.\.", ".*?"), ours, re.DOTALL) is not None
+    pattern = re.sub(r"^\\.\\.\\.\\\n", r"(?:.*\\n)??", re.escape(wanted), flags=re.MULTILINE)
+    return re.fullmatch(pattern.replace(r"\.\.\.", ".*?"), ours, re.DOTALL) is not None
 
 
 def run_command(command: str) -> Ran:

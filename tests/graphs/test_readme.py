@@ -34,6 +34,23 @@ def sh_lines(path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("a", "b", False),
+        ("b and a", "a", False),
+        ("took 5 s", "took ... s", True),
+        ("took 5 m", "took ... s", False),
+        ("a", "...\na", True),
+        ("x\ny\na", "...\na", True),
+        ("xa", "...\na", False),
+        ("a\nqb", "a\n...\nb", False),
+    ],
+)
+def test_what_a_document_shows_is_compared(printed: str, expected: str, same: bool) -> None:
+    assert matches(printed, expected) is same
+
+
 def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
     assert carry_out(GUIDE, tmp_path) > 15
 
