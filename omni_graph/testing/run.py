@@ -55,7 +55,6 @@ class NodeRun:
         self.outputs: Packets = {}
         self.errors: dict[str, RequestError] = {}
         self.paused: set[str] = set()
-        self.peak: dict[str, int] = {}
         ports = ports_of(type(node))
         read = set(ports.outputs if outputs is None else outputs)
         wired: list[tuple[str, In[Any] | Out[Any]]] = [("in", port) for port in ports.inputs.values()]
