@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_graph.cli.options import DeployOption, GraphArgument, SetOption
-from omni_graph.cli.stopping import INTERRUPTED, abandon, abandon_output, stoppable
-from omni_graph.errors import RequestError
+from omni_graph.cli.stopping import INTERRUPTED, abandon, abandon_output, leave_with_threads_since, stoppable
+from omni_graph.errors import OmniGraphError, RequestError
 
 if TYPE_CHECKING:
     from omni_graph.cli.reading import Reader
@@ -100,6 +100,7 @@ def run(
         params or (), greedy, max_tokens, seed,
     )  # fmt: skip
     report = Report(speech, trace, as_json)
+    threads = threading.enumerate()
     try:
         with stoppable():
             loaded = load_graph(graph, settings=settings or (), environ=os.environ)
@@ -109,7 +110,11 @@ def run(
             _check_files(plan, request, report)
             _launch_and_run(loaded, deployment, launcher, log_level, plan, request, report)
     except KeyboardInterrupt:
+        leave_with_threads_since(threads, INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
+    except OmniGraphError:
+        leave_with_threads_since(threads, FAILED)
+        raise
     except BrokenPipeError:
         abandon_output()
         raise typer.Exit(FAILED) from None

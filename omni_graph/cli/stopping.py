@@ -5,11 +5,13 @@ The first signal raises KeyboardInterrupt in the main thread; later ones are ign
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +50,24 @@ def abandon(*streams: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)
+
+
+def leave_with_threads_since(before: Collection[threading.Thread], code: int) -> None:
+    """Where a stage's thread is still at work (it loads weights, or hangs), the process will end under it, with ``code``.
+
+    Python's own way out takes libraries down while such a thread is inside of them, which may abort the process.
+    """
+    if any(thread.is_alive() for thread in set(threading.enumerate()) - set(before)):
+        atexit.register(_leave, code)
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+    os._exit(code)
 
 
 def abandon_output() -> None:

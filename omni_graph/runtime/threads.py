@@ -36,6 +36,7 @@ class ThreadHandle:
         self._loading = loading
         self._changed = changed
         self._worker: Worker | None = None
+        self._stopping = False
         self._log: deque[str] = deque(maxlen=200)
         self._thread = threading.Thread(target=self._run, name=spec.name, daemon=True)
         self._thread.start()
@@ -48,16 +49,23 @@ class ThreadHandle:
     def _run(self) -> None:
         try:
             with self._loading:  # one at a time: large modules do not survive being imported by two threads at once
-                self._worker = Worker(self.spec, self._links)
-            self.address = self._worker.links.address
-            self._become(State.READY)
-            self._worker.run()
+                worker = None if self._stopping else Worker(self.spec, self._links)
+            if worker is not None:
+                self._serve(worker)
         except Exception as error:
             self._log.extend(traceback.format_exc().splitlines())
             logging.getLogger("omni_graph.worker").error("%s ended: %s", self.spec.name, error, exc_info=True)
             self._become(State.FAILED, "".join(traceback.format_exception_only(error)).strip())
             return
         self._become(State.STOPPED)
+
+    def _serve(self, worker: Worker) -> None:
+        self._worker, self.address = worker, worker.links.address
+        if self._stopping:  # while it was loading
+            worker.stop()
+        else:
+            self._become(State.READY)
+        worker.run()
 
     def _links(self, spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
         return MemoryLinks(self._hub, spec.name, spec.wiring)
@@ -67,12 +75,12 @@ class ThreadHandle:
         self._changed(Change(self.spec.name, state, detail, self.address))
 
     def stop(self, grace_s: float) -> None:
-        if self._worker is not None:
-            self._worker.stop()
+        self.kill()
         self._thread.join(grace_s)
 
     def kill(self) -> None:
         """A thread cannot be killed; it is told to stop and left behind."""
+        self._stopping = True
         if self._worker is not None:
             self._worker.stop()
 

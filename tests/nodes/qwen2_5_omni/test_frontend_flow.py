@@ -260,7 +260,7 @@ def test_the_nodes_limits_are_by_default_those_of_the_table():
     table = Limits().model_dump()
     assert ConversationLimits.of(table) == ConversationLimits()
     names = {"messages", "parts", *(one.name for one in dataclasses.fields(MediaLimits))}
-    assert set(table) - names == {"input_bytes", "deadline_s"}  # the Gateway's own
+    assert names < set(table)
 
 
 def test_pictures_end_with_last_and_their_rows_are_the_grids(node, everything):
