@@ -55,6 +55,7 @@ class Network:
         self._is_alive = is_alive
         self._opened: dict[Key, Link] = {}
         self._accepted: dict[Key, Link] = {}
+        self._latest: dict[Key, Link] = {}
 
     def link_from(self, source: str, name: LinkId) -> Link | None:
         """The link that ``source`` calls ``name``, opened where that is its part; None: no link to answer over."""
@@ -69,8 +70,8 @@ class Network:
 
     def _open(self, source: str, name: LinkId) -> Link:
         key = (source, name.peer, name.side)
-        before = self._accepted.get(key)
-        link = self._opened[key] = Link(*key, None if before is None else before.pipes[name.peer])
+        before = self._latest.get(key)
+        link = self._opened[key] = self._latest[key] = Link(*key, None if before is None else before.pipes[name.peer])
         self.links.append(link)
         for pipe in link.pipes.values():
             pipe.slow = self._rng.random() < self._slow_share
