@@ -13,7 +13,6 @@ from omni_graph.payload import max_packet_bytes
 from omni_graph.spec import DeploySpec
 from omni_graph.wiring import Edge
 
-GATEWAY_BUFFER = 4 << 20
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -56,7 +55,7 @@ def memory_bound(edges: Sequence[Edge], classes: Mapping[str, type], deploy: Dep
     return MemoryBound(
         tuple(_row(edge, requests) for edge in edges),
         requests * sum(lookahead),
-        requests * outputs * GATEWAY_BUFFER,
+        requests * outputs * deploy.limits.output_bytes,
         requests * deploy.limits.input_bytes,
     )
 

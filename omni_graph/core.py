@@ -91,6 +91,11 @@ class WorkerCore:
     def open_requests(self) -> tuple[str, ...]:
         return tuple(self._requests)
 
+    @property
+    def queued_packets(self) -> int:
+        """Packets that wait to be taken."""
+        return sum(len(stream.waiting) for opened in self._requests.values() for stream in opened.ins.values())
+
     def outgoing(self) -> list[tuple[LinkId, list[Frame]]]:
         """Frames to send, per link and in order; they leave the core."""
         out = list(self._outgoing.items())

@@ -41,6 +41,9 @@ from omni_graph.wedge import WedgeWatch
 from omni_graph.wiring import Edge
 
 PING_PERIOD_S = 0.5
+PROBATION_S = (
+    1.0  # how long a suspect has a replica to itself: a poisonous one kills it by then, or is found by its retries
+)
 
 
 class GatewayCore:
@@ -122,10 +125,15 @@ class GatewayCore:
         self._router.expect(host, coming)
         self._admit(now)
 
+    def drain(self, name: str) -> None:
+        """No new requests for this replica."""
+        self._router.drain(name)
+
     def replica_down(self, name: str, code: Code, message: str, now: float) -> None:
         """A replica died or is stuck: its requests are replayed elsewhere, or fail. Idempotent.
 
-        A request that has lost a replica before is replayed alone in that stage; one that takes that down too is poison.
+        A request that has lost a replica before is replayed alone in that stage for a while; one that takes that replica down
+        too, alone, is poison.
         """
         if not self._router.knows(name):
             return
@@ -135,14 +143,13 @@ class GatewayCore:
             one = self._requests[request]
             one.route = {host: address for host, address in one.route.items() if address.name != name}
             one.closing.discard(name)
-            if one.state in ("closing", "resetting"):
-                self._release_if_closed(one)
-            elif request in poisoned and one.faults:
-                self._end(one, Code.POISON, f"took down {name} alone: {message}", host, now)
-            else:
-                if one.faults:
-                    one.alone_in.add(host)
-                self._fault(one, code, message, host, now)
+            self._fault(one, code, message, host, now)
+            if one.state == "resetting" and one.faults > 1:
+                one.alone_in.add(host)
+                if request in poisoned:
+                    one.failure = request_error(request, Code.POISON, f"took down {name} alone: {message}", host)
+                    one.final = True
+            self._release_if_closed(one, now)
         self._heard = {link for link in self._heard if link.peer != name}
         self._admit(now)
 
@@ -210,6 +217,9 @@ class GatewayCore:
         for one in tuple(self._requests.values()):
             if one.bad_input is not None:
                 self._end(one, one.bad_input.code, one.bad_input.message, "", now)
+            if one.alone_in and one.state == "open" and now >= one.opened_at + PROBATION_S:
+                one.alone_in.clear()
+                self._router.share(one.request)
             if now >= one.deadline:
                 message = f"not complete after {one.submission.deadline_s:g} s"
                 self._end(one, Code.DEADLINE_EXCEEDED, message, "", now)
@@ -240,6 +250,7 @@ class GatewayCore:
             if one.state == "open" and one.uses(link):
                 message = f"link to {link.peer} lost: {reason}"
                 self._fault(one, code, message, stage_of(link.peer), now, {link.peer: GATEWAY})
+                self._release_if_closed(one, now)
             else:
                 one.unlink(link)
         self._admit(now)
@@ -252,7 +263,7 @@ class GatewayCore:
         elif isinstance(frame, Report):
             self._on_report(link, frame, now)
         elif isinstance(frame, Closed):
-            self._on_closed(link, frame)
+            self._on_closed(link, frame, now)
         elif isinstance(frame, Pong):
             if link.side is Side.CONTROL:
                 self._wedges.heard(link.peer, frame.clock, frame.requests)
@@ -292,15 +303,16 @@ class GatewayCore:
             return
         ends = {link.peer: frame.peer, frame.peer: link.peer}
         self._fault(one, frame.code, f"link to {frame.peer} lost: {frame.message}", stage, now, ends)
+        self._release_if_closed(one, now)
 
-    def _on_closed(self, link: LinkId, frame: Closed) -> None:
+    def _on_closed(self, link: LinkId, frame: Closed, now: float) -> None:
         one = self._requests.get(frame.request)
         if one is None or one.attempt != frame.attempt or link.peer not in one.closing:
             self.dropped["Closed"] += 1
             return
         one.timings.update(_timings_of(frame))
         one.closing.discard(link.peer)
-        self._release_if_closed(one)
+        self._release_if_closed(one, now)
 
     # ---- admission
 
@@ -321,7 +333,7 @@ class GatewayCore:
             self._complete_if_done(one, now)
 
     def _open(self, one: GatewayRequest, route: Route, now: float) -> None:
-        one.state, one.route, one.attempt = "open", route, one.attempt + 1
+        one.state, one.route, one.attempt, one.opened_at = "open", route, one.attempt + 1, now
         routed = tuple(self._topology.routed_edges(one.submission.stages, one.submission.outputs))
         edges = tuple(EdgeEnds(e.number, self._end_at(e.writer, route), self._end_at(e.reader, route)) for e in routed)
         for address in dict.fromkeys(route.values()):
@@ -382,7 +394,7 @@ class GatewayCore:
                 self._emit(LinkId(name, Side.CONTROL), word)
         one.state = "closing"
         one.forget_streams()
-        self._release_if_closed(one)
+        self._release_if_closed(one, now)
 
     def _fault(
         self,
@@ -393,15 +405,21 @@ class GatewayCore:
         now: float,
         peers: Mapping[str, str] | None = None,
     ) -> None:
-        """A replica or a link of the Route is lost: reset the request everywhere and replay it, while it has retries.
+        """A replica or a link of the Route is lost: reset the request everywhere. Once all have forgotten it, it is replayed
+        while it has retries, and fails else: only then is it known whether a lost link was a death.
 
         ``peers``: for either end of a lost link the other end, which it must not hear from on the old link again.
         """
+        died = code in (Code.REPLICA_DIED, Code.STUCK)
+        if one.state == "resetting" and died and one.failure is not None and one.failure.code is Code.LINK_LOST:
+            one.failure = request_error(one.request, code, message, stage)
         if one.state != "open":
             return
-        if code not in REPLAYED or not one.may_replay:
+        if code not in REPLAYED:
             self._end(one, code, message, stage, now)
             return
+        one.failure = request_error(one.request, code, message, stage)
+        one.final = not one.may_replay
         one.faults += 1
         one.state = "resetting"
         one.closing = one.members
@@ -409,21 +427,23 @@ class GatewayCore:
             peer = (peers or {}).get(name, "")
             reset = Reset(one.request, one.attempt, Code.LINK_LOST, stage, message[:500], peer)
             self._emit(LinkId(name, Side.CONTROL), reset)
-        one.rewind()
-        self._release_if_closed(one)
+        one.forget_streams() if one.final else one.rewind()
 
-    def _release_if_closed(self, one: GatewayRequest) -> None:
+    def _release_if_closed(self, one: GatewayRequest, now: float) -> None:
         """Its slots are free again; a replay waits for a Route, before all others. Whoever called goes on to admit."""
-        if one.closing:
+        if one.closing or one.state not in ("closing", "resetting"):
             return
         self._router.release(one.request)
         self._wedges.forget(one.request)
-        if one.state == "resetting":
+        if one.state == "resetting" and not one.final:
             one.state, one.route = "waiting", {}
             self._queue.appendleft(one.request)
             return
+        if one.state == "resetting":
+            self.counts["failed"] += 1
+            self._tell(one.request, Ended(one.failure, now - one.accepted_at))
         del self._requests[one.request]
-        self._tell(one.request, Released(one.timings, one.faults))
+        self._tell(one.request, Released(one.timings, one.retries))
 
     # ---- wedges
 

@@ -76,7 +76,10 @@ class GatewayRequest:
         self.route: Route = {}
         self.closing: set[str] = set()
         self.faults = 0
+        self.failure: RequestError | None = None
+        self.final = False
         self.alone_in: set[str] = set()
+        self.opened_at = 0.0
         self.bad_input: RequestError | None = None
         self.timings: dict[str, Any] = {}
         self.buffered = dict.fromkeys(submission.outputs, 0)
@@ -295,6 +298,11 @@ class GatewayRequest:
         if self.faults >= self._topology.retries or self._topology.once.intersection(self.submission.stages):
             return False
         return all(supply.replayable for supply in self._supply.values())
+
+    @property
+    def retries(self) -> int:
+        """How often it was opened again."""
+        return max(0, self.attempt - 1)
 
     def forced(self) -> tuple[Choice, ...]:
         """The choices that a replay repeats."""

@@ -77,6 +77,13 @@ class Router:
         ready = (replica for replica in self._replicas[host].values() if not replica.draining)
         return next((replica for replica in ready if not replica.requests), None)
 
+    def share(self, request: str) -> None:
+        """The request needs its replicas to itself no longer."""
+        for replicas in self._replicas.values():
+            for replica in replicas.values():
+                if replica.alone == request:
+                    replica.alone = ""
+
     def load_of(self, name: str) -> tuple[str, ...]:
         """The requests that are routed over a replica."""
         return next((tuple(r[name].requests) for r in self._replicas.values() if name in r), ())

@@ -164,6 +164,7 @@ class Limits(_Strict):
     video_seconds: PositiveFloat = 600.0
     video_frames: PositiveInt = 768
     input_bytes: Bytes = Field(default=64 << 20, description="a request's inputs kept for a replay; past it, none")
+    output_bytes: Bytes = Field(default=4 << 20, description="of an output not read yet; past it the request pauses")
     deadline_s: PositiveFloat = Field(default=600.0, description="a request's wall time")
 
 

@@ -18,9 +18,10 @@ from omni_graph.graph import Graph
 from omni_graph.observe.trace import Trace, make_trace
 from omni_graph.payload import merge_packets
 from omni_graph.plan import Plan, make_plan
-from omni_graph.runtime.deployment import Deployment, OnChange, make_launcher
+from omni_graph.runtime.deployment import Deployment, make_launcher
 from omni_graph.runtime.inputs import check_outputs, check_packet, check_params, read_inputs
 from omni_graph.runtime.mailbox import Mailbox
+from omni_graph.runtime.replicas import OnChange
 from omni_graph.spec import DeploySpec
 
 Params = Mapping[str, Mapping[str, Any]]
@@ -66,6 +67,7 @@ class Handle:
         self.outputs = submission.outputs
         self.trace_id = submission.traceparent.split("-")[1]
         self.stages: Mapping[str, Any] = {}
+        self.retries = 0
         self.total_s = 0.0
         self._gateway = deployment.gateway
         self._inputs = dict(inputs)
@@ -164,7 +166,7 @@ class Handle:
             if event is None:
                 break
             if isinstance(event, Released):
-                self.stages = event.timings
+                self.stages, self.retries = event.timings, event.retries
                 break
         return self.stages
 

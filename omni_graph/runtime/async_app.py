@@ -10,7 +10,7 @@ from typing import Any
 
 from omni_graph.graph import Graph
 from omni_graph.runtime.app import App, Handle, PacketEvent, Params, Result, launch
-from omni_graph.runtime.deployment import OnChange
+from omni_graph.runtime.replicas import OnChange
 from omni_graph.spec import DeploySpec
 
 

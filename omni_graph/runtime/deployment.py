@@ -6,6 +6,7 @@ requests are replayed on others, or fail with a code; all others go on.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from omni_graph.frames import Links
 from omni_graph.gateway import GatewayCore
 from omni_graph.plan import Plan
 from omni_graph.runtime.gateway_loop import GatewayLoop
-from omni_graph.runtime.replica import Launcher
+from omni_graph.runtime.replica import Handle, Launcher
 from omni_graph.runtime.replicas import OnChange, Replicas
 from omni_graph.runtime.specs import host_spec, hosts_of, threads_each, topology
 
@@ -104,6 +105,12 @@ class Deployment:
     def _lost(self, name: str, reason: str) -> None:
         if self.replicas is not None:
             self.replicas.lost(name, reason)
+
+    @property
+    def handles(self) -> Mapping[str, Handle]:
+        """The replicas that are there now, by name."""
+        assert self.replicas is not None
+        return {one.handle.spec.name: one.handle for one in self.replicas if one.handle is not None}
 
     # ---- status and end
 

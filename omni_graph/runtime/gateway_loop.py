@@ -25,13 +25,16 @@ Listener = Callable[[Event], None]
 
 
 class GatewayLoop:
-    """Runs ``core`` over ``links`` until closed."""
+    """Runs ``core`` over ``links`` until closed. ``on_lost(replica, reason)``: a control link has broken; must not block."""
 
-    def __init__(self, core: GatewayCore, links: Links) -> None:
+    def __init__(
+        self, core: GatewayCore, links: Links, on_lost: Callable[[str, str], None] = lambda name, reason: None
+    ) -> None:
         self._core = core
         self._links = links
         self._commands: deque[Callable[[float], object]] = deque()
         self._listeners: dict[str, Listener] = {}
+        self._on_lost = on_lost
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
@@ -120,6 +123,8 @@ class GatewayLoop:
             for frame in frames:
                 if isinstance(frame, LinkLost):
                     self._core.lost(link, frame.reason, now)
+                    if link.side is Side.CONTROL and not frame.announced:
+                        self._on_lost(link.peer, frame.reason)
                 else:
                     self._core.receive(link, frame, now)
         self._run_commands(now)

@@ -23,6 +23,7 @@ from omni_graph.wiring import Edge
 
 log = logging.getLogger("omni_graph.worker")
 IDLE_POLL_S = 5.0
+COUNT_S = 0.1
 MakeLinks = Callable[[ReplicaSpec, Mapping[int, type]], Links]
 
 
@@ -41,12 +42,13 @@ class Worker:
         self._steps = 0
         self._step_began: float | None = None
         self._busy = 0.0
+        self._queued, self._counted_at = 0, 0.0
 
     def progress(self) -> Beat:
         """How the worker gets on, now. Thread-safe: each field is read once."""
         began = self._step_began
         in_step = 0.0 if began is None else time.monotonic() - began
-        return Beat(self._steps, in_step, len(self.core.open_requests), self._busy + in_step)
+        return Beat(self._steps, in_step, len(self.core.open_requests), self._busy + in_step, self._queued)
 
     def stop(self) -> None:
         """Make ``run`` return after the slice it is in. Thread-safe."""
@@ -60,6 +62,7 @@ class Worker:
                 self._receive(0.0 if self.core.awake else IDLE_POLL_S)
                 self._step()
                 self._send()
+                self._count()
         finally:
             self.links.close(drain_s=0.2)
 
@@ -95,6 +98,11 @@ class Worker:
         if not lost.announced:
             log.warning("link %s to %s lost: %s", link.side, link.peer, lost.reason)
         self.core.lost(link, lost.reason)
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if now - self._counted_at > COUNT_S:
+            self._queued, self._counted_at = self.core.queued_packets, now
 
     def _step(self) -> None:
         if self.core.awake:

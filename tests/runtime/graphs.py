@@ -38,6 +38,13 @@ def chain(**config: Any) -> Graph:
     )
 
 
+def beside() -> Graph:
+    """text -> a -> left, and text -> b -> right."""
+    return graph(
+        {"a": ("Echo", {"text": "text"}, {}), "b": ("Echo", {"text": "text"}, {})}, {"left": "a.out", "right": "b.out"}
+    )
+
+
 def flood(**config: Any) -> Graph:
     """text -> a -> blobs, and b beside it."""
     nodes = {"a": ("Flood", {"text": "text"}, config), "b": ("Echo", {"text": "text"}, {})}

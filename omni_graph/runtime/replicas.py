@@ -1,0 +1,267 @@
+"""The replicas of a deployment: started, watched, restarted, added and taken away. The supervisor's hands.
+
+Only this file starts a replica, and only ``supervision`` decides when a dead one is started again. The Gateway is told of
+every replica that serves, that is gone, and of every stage that can hope for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from omni_graph.errors import Code, LaunchError
+from omni_graph.runtime.gateway_loop import GatewayLoop
+from omni_graph.runtime.replica import ENDED, STARTING, Change, Handle, Launcher, ReplicaSpec, State
+from omni_graph.supervision import Supervision
+
+log = logging.getLogger("omni_graph.supervisor")
+WATCH_S = 0.05
+OnChange = Callable[[Change], None]
+
+
+@dataclass(slots=True)
+class Replica:
+    """One place of a stage, through all its lives. ``state`` is what the Gateway has been told, so never ahead of it;
+    ``going``: it is being taken away and must not come back."""
+
+    host: str
+    index: int
+    spec: ReplicaSpec
+    handle: Handle | None = None
+    state: State = State.LOADING
+    life: int = -1
+    ready_since: float | None = None
+    restart_at: float | None = None
+    going: bool = False
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class _Stage:
+    supervision: Supervision = field(default_factory=Supervision)
+    replicas: dict[int, Replica] = field(default_factory=dict)
+    next_index: int = 0
+    circuit_open: bool = False
+
+
+class Replicas:
+    """All replicas, by host stage. Thread-safe; changes come in from the launchers' threads."""
+
+    def __init__(self, launcher: Launcher, gateway: GatewayLoop, on_change: OnChange | None) -> None:
+        self._launcher = launcher
+        self._gateway = gateway
+        self._on_change = on_change
+        self._stages: dict[str, _Stage] = {}
+        self._lock = threading.RLock()
+        self._changed_state = threading.Condition(self._lock)
+        self._closed = threading.Event()
+        self._lost: deque[tuple[str, str]] = deque()
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._watcher.start()
+
+    # ---- who is there
+
+    def __iter__(self) -> Iterator[Replica]:
+        with self._lock:
+            return iter([replica for stage in self._stages.values() for replica in stage.replicas.values()])
+
+    def of(self, host: str) -> list[Replica]:
+        """The replicas of a host stage, by index."""
+        with self._lock:
+            return list(self._stages.get(host, _Stage()).replicas.values())
+
+    def health(self, host: str) -> str:
+        """``ready``, ``unhealthy`` (its circuit is open), or ``unavailable``."""
+        with self._lock:
+            if any(replica.state is State.READY for replica in self.of(host)):
+                return "ready"
+            return "unhealthy" if self._stages[host].circuit_open else "unavailable"
+
+    # ---- start
+
+    def add(self, spec: ReplicaSpec, count: int = 1) -> list[Replica]:
+        """Start ``count`` more replicas like ``spec``; returns at once."""
+        with self._lock:
+            stage = self._stages.setdefault(spec.stage, _Stage())
+            made = []
+            for _ in range(count):
+                replica = Replica(spec.stage, stage.next_index, spec)
+                stage.replicas[stage.next_index] = replica
+                stage.next_index += 1
+                made.append(replica)
+            for replica in made:
+                self._start(replica)
+            self._tell_hope(spec.stage)
+            return made
+
+    def _start(self, replica: Replica) -> None:
+        replica.life += 1
+        replica.restart_at = replica.ready_since = None
+        replica.state = State.LOADING
+        spec = replace(replica.spec, name=f"{replica.host}/{replica.index}.{replica.life}")
+        replica.handle = self._launcher.start(spec, lambda change: self._changed(replica, change))
+
+    def wait_ready(self, replicas: Sequence[Replica], timeout_s: float) -> None:
+        """Until all are ready. Raises LaunchError as soon as one has ended, with its last log lines, or at the timeout."""
+        with self._changed_state:
+            done = self._changed_state.wait_for(lambda: _settled(replicas), timeout_s)
+        failed = next((replica for replica in replicas if replica.state in ENDED), None)
+        if failed is not None:
+            raise LaunchError(_why(failed))
+        if not done:
+            slow = ", ".join(f"{r.host}/{r.index}" for r in replicas if r.state in STARTING)
+            raise LaunchError(f"not ready after {timeout_s:g} s: {slow}")
+
+    # ---- changes
+
+    def _changed(self, replica: Replica, change: Change) -> None:
+        with self._changed_state:
+            current = replica.handle is None or replica.handle.spec.name == change.name
+            if current and not self._closed.is_set():
+                self._take_in(replica, change)
+                replica.state, replica.detail = change.state, change.detail
+            self._changed_state.notify_all()
+        if self._on_change is not None:
+            self._on_change(change)
+
+    def _take_in(self, replica: Replica, change: Change) -> None:
+        if change.state is State.READY and change.address is not None:
+            replica.ready_since = time.monotonic()
+            self._stages[replica.host].circuit_open = False
+            self._gateway.replica_up(replica.host, change.address)
+            self._tell_hope(replica.host)
+        elif change.state not in STARTING:
+            code = Code.STUCK if change.state is State.STUCK else Code.REPLICA_DIED
+            if not replica.going:
+                log.error("replica %s: %s %s", change.name, change.state, change.detail)
+            if change.state in ENDED and not replica.going and replica.restart_at is None:
+                self._plan_restart(replica)
+            self._gateway.replica_down(change.name, code, change.detail or f"replica {change.name} {change.state}")
+
+    def _plan_restart(self, replica: Replica) -> None:
+        """Decide when it comes back. A replica that never was ready is not tried again: start-up reports it."""
+        if replica.life == 0 and replica.ready_since is None:
+            return
+        now = time.monotonic()
+        stage = self._stages[replica.host]
+        lived = 0.0 if replica.ready_since is None else now - replica.ready_since
+        decision = stage.supervision.died(now, lived)
+        replica.restart_at = decision.at
+        stage.circuit_open = stage.circuit_open or decision.circuit_open
+        if decision.circuit_open:
+            log.error("stage %s keeps dying: nothing is started for %.0f s", replica.host, decision.at - now)
+        self._tell_hope(replica.host)
+
+    def _tell_hope(self, host: str) -> None:
+        """Dead replicas come back, so requests wait for one; while the circuit is open they fail at once."""
+        coming = not self._stages[host].circuit_open
+        self._gateway.post(lambda core, now: core.expect(host, coming, now))
+
+    # ---- the watch
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_S):
+            now = time.monotonic()
+            while self._lost:
+                self._end_lost(*self._lost.popleft())
+            for replica in self:
+                self._look_at(replica, now)
+
+    def _look_at(self, replica: Replica, now: float) -> None:
+        """Restart what is due; find what hangs in a step: past ``max_step_s`` it is dead, whatever it still does."""
+        handle = replica.handle
+        if replica.restart_at is not None and now >= replica.restart_at:
+            with self._lock:
+                if not self._closed.is_set() and not replica.going and replica.restart_at is not None:
+                    log.warning("starting %s/%d again, life %d", replica.host, replica.index, replica.life + 1)
+                    self._stages[replica.host].circuit_open = False
+                    self._start(replica)
+                    self._tell_hope(replica.host)
+        elif handle is not None and handle.state is State.READY and handle.beat.in_step_s > handle.spec.max_step_s:
+            handle.state = State.STUCK
+            detail = f"in one step for {handle.beat.in_step_s:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
+            self._changed(replica, Change(handle.spec.name, State.STUCK, detail))
+            handle.kill()
+            self._abandon(replica)
+
+    def _abandon(self, replica: Replica) -> None:
+        """What cannot be killed (a thread) never ends by itself: its place is filled all the same."""
+        with self._lock:
+            if replica.restart_at is None and not replica.going and replica.state is State.STUCK:
+                self._plan_restart(replica)
+
+    def lost(self, name: str, reason: str) -> None:
+        """The Gateway has lost its control link to a replica: dead or frozen, it is to end for good. Never blocks."""
+        self._lost.append((name, reason))
+
+    def _end_lost(self, name: str, reason: str) -> None:
+        for replica in self:
+            handle = replica.handle
+            if handle is not None and handle.spec.name == name and handle.state is State.READY and not replica.going:
+                log.warning("ending %s: %s", name, reason)
+                handle.kill()
+
+    # ---- taking away
+
+    def remove(self, replica: Replica, drain_s: float) -> None:
+        """Drain a replica and end it: it gets no new requests, and up to ``drain_s`` for those it has."""
+        replica.going = True
+        handle = replica.handle
+        if handle is not None:
+            name = handle.spec.name
+            self._gateway.call(lambda core, now: core.drain(name))
+            self._wait_idle(name, drain_s)
+            self._gateway.call(lambda core, now: core.replica_down(name, Code.REPLICA_DIED, "drained", now))
+            handle.stop(drain_s)
+        with self._lock:
+            self._stages[replica.host].replicas.pop(replica.index, None)
+
+    def _wait_idle(self, name: str, drain_s: float) -> None:
+        until = time.monotonic() + drain_s
+        while time.monotonic() < until and not self._closed.wait(0.01):
+            if not self._gateway.call(lambda core, now: core.load().get(name, 0)):
+                return
+
+    def close(self, grace_s: float) -> None:
+        """End all of them. Idempotent."""
+        self._closed.set()
+        handles = [replica.handle for replica in self if replica.handle is not None]
+        stops = [threading.Thread(target=handle.stop, args=(grace_s,)) for handle in handles]
+        for stop in stops:
+            stop.start()
+        for stop in stops:
+            stop.join()
+
+    def status(self, replica: Replica, load: dict[str, int]) -> dict[str, Any]:
+        """One replica, as ``app.status()`` gives it."""
+        handle = replica.handle
+        assert handle is not None
+        name = handle.spec.name
+        return {
+            "id": name,
+            "pid": handle.pid,
+            "host": getattr(handle, "host", "localhost"),
+            "state": "draining" if replica.going else str(replica.state),
+            "requests": load.get(name, 0),
+            "busy": round(handle.beat.busy_s, 3),
+            "queued_packets": handle.beat.queued_packets,
+            "restarts": replica.life,
+        }
+
+
+def _settled(replicas: Sequence[Replica]) -> bool:
+    states = {replica.state for replica in replicas}
+    return STARTING.isdisjoint(states) or not ENDED.isdisjoint(states)
+
+
+def _why(replica: Replica) -> str:
+    handle = replica.handle
+    assert handle is not None
+    tail = handle.log_tail()
+    lines = f"\nlast log lines of {handle.spec.name}:\n{tail}" if tail else ""
+    return f"{handle.spec.name} could not start: {replica.detail}{lines}"
