@@ -10,7 +10,8 @@ class LinkCounters:
     """Totals since the start.
 
     A message is one unit of the transport and carries several frames. ``dropped``: frames that had no link to go to, or
-    that arrived on a link already over. ``bad_messages``: messages refused by the codec or the handshake.
+    that arrived on a link already over. ``bad_messages``: messages refused by the codec or the Hello. ``refused_callers``:
+    connections to us that ended before anything was heard: no ZMTP, no or a wrong CURVE, a key that nobody introduced.
     """
 
     messages_sent: int = 0
@@ -21,6 +22,7 @@ class LinkCounters:
     bytes_received: int = 0
     dropped: int = 0
     bad_messages: int = 0
+    refused_callers: int = 0
 
 
 class Tally:

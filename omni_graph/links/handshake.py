@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omni_graph.errors import LinkError
+from omni_graph.errors import FlowControlError, LinkError
 from omni_graph.frames import GATEWAY, PROTOCOL_VERSION, Frame, Goaway, Hello, Leaving, LinkId, LinkLost, Side
 
 REASON_CHARACTERS = 500
@@ -60,13 +60,23 @@ def name_fault(name: str) -> str:
     return ""
 
 
+def require_name(name: str) -> None:
+    """FlowControlError when nobody may have this name."""
+    fault = name_fault(name)
+    if fault:
+        raise FlowControlError(fault)
+
+
 def new_routing_id(name: str, side: Side, token: str, called: str) -> bytes:
     """What an opener calls its connection to ``called``; ``token`` is never used twice."""
     return f"{side.value}|{token}|{name}|{called}".encode()
 
 
-def caller(routing_id: bytes, ours: Hello, frames: Sequence[object]) -> LinkId:
-    """The link that an opener's first message makes, named as its acceptor does. LinkError when it may not."""
+def caller(routing_id: bytes, ours: Hello, frames: Sequence[object], known_as: str = "") -> LinkId:
+    """The link that an opener's first message makes, named as its acceptor does. LinkError when it may not.
+
+    ``known_as``: whose key it proved, where links are encrypted; it may not call itself anything else.
+    """
     theirs = checked_hello(ours, frames)
     if len(frames) != 1:
         raise LinkError("a Hello must stand alone in its message")
@@ -77,6 +87,8 @@ def caller(routing_id: bytes, ours: Hello, frames: Sequence[object]) -> LinkId:
         raise LinkError("a routing id that is not side|token|name|called") from None
     if called != ours.name:
         raise LinkError(f"{called} expected, {ours.name} found")
+    if known_as and known_as != theirs.name:
+        raise LinkError(f"the key of {known_as} was used by {theirs.name}")
     if name != theirs.name or not opens(name, side):
         raise LinkError(f"{theirs.name} may not open a link as {side.value} of {name}")
     return link_at_acceptor(name, side)

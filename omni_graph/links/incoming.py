@@ -7,39 +7,54 @@ as many gone as connections ended, or gives up on strangers that never said who 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import zmq
 
 from omni_graph.frames import LinkId
 from omni_graph.links import wire
 from omni_graph.links.codec import Message
+from omni_graph.links.endpoints import TCP
+from omni_graph.links.keys import KeyPair
 from omni_graph.links.parts import Buffer
-from omni_graph.links.profile import Monitor, open_socket
+from omni_graph.links.profile import FAILED_HANDSHAKES, Monitor, open_socket, set_options
 
 FIRST_PROBE_S = 0.001
 LAST_PROBE_S = 4.0
 
 
 class Incoming:
-    """``endpoint`` is where it is bound. A routing id is unknown, open (it has a LinkId), or over until it disconnects."""
+    """``endpoints`` is where it is bound. A routing id is unknown, open (it has a LinkId), or over until it disconnects."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], bind: str, options: dict[int, int]) -> None:
-        """zmq.ZMQError when ``bind`` is taken."""
-        self.socket = open_socket(context, zmq.ROUTER, {**options, zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0})
-        self.monitor = Monitor(context, self.socket, zmq.EVENT_DISCONNECTED)
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        binds: Sequence[str],
+        options: Callable[[str], dict[int, int]],
+        keys: KeyPair | None = None,
+    ) -> None:
+        """Bind to each, ipc before tcp, since ``keys`` guard tcp alone. zmq.ZMQError when one cannot be had."""
+        self.socket = open_socket(context, zmq.ROUTER, {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0})
+        self.monitor = Monitor(context, self.socket, zmq.EVENT_DISCONNECTED | FAILED_HANDSHAKES)
         try:
-            self.socket.bind(bind)
+            self.endpoints = tuple(self._bind(bind, options(bind), keys) for bind in binds)
         except zmq.ZMQError:
             self.close(linger_ms=0)
             raise
-        self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._open: dict[bytes, LinkId] = {}
         self._routes: dict[LinkId, bytes] = {}
         self._over: set[bytes] = set()
         self._unexplained = 0
         self._probe_at = 0.0
         self._probe_gap = FIRST_PROBE_S
+
+    def _bind(self, bind: str, options: dict[int, int], keys: KeyPair | None) -> str:
+        """libzmq gives a listener the options that its socket has when it is bound, and no later ones."""
+        set_options(self.socket, options)
+        if keys and bind.startswith(TCP):
+            keys.guard(self.socket)
+        self.socket.bind(bind)
+        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     # ---- whose connection it is
 
@@ -81,23 +96,32 @@ class Incoming:
         """Queue a message; False when the peer is gone."""
         return self._write(self._routes[link], message)
 
-    def receive(self, most: int) -> Iterator[tuple[bytes, list[Buffer]]]:
-        """(routing id, message) of up to ``most`` messages that have arrived."""
-        for routing_id, *message in wire.read(self.socket, most):
-            yield bytes(routing_id), message
+    def receive(self, most: int) -> Iterator[tuple[bytes, str, list[Buffer]]]:
+        """(routing id, known as, message) of up to ``most`` messages that have arrived.
+
+        ``known as``: with the first message of an encrypted connection, the name its key was introduced for; else empty.
+        """
+        for first, (routing_id, *message) in wire.read(self.socket, most):
+            route = bytes(routing_id)
+            yield route, "" if route in self._open else wire.user_id(first), message
 
     def _write(self, routing_id: bytes, message: Message) -> bool:
         return wire.write(self.socket, [routing_id, *message])
 
     # ---- who is still there
 
-    def note_ends(self, now: float) -> None:
-        """Count the connections that have ended since the last call; a probe is then due at once."""
-        ended = len(self.monitor.events())
+    def note_ends(self, now: float) -> int:
+        """Count the connections that have ended since the last call; a probe is then due at once.
+
+        Returns how many of them, past or about to end, never got through the handshake.
+        """
+        events = self.monitor.events()
+        ended = events.count(zmq.EVENT_DISCONNECTED)
         if ended:
             self._unexplained += ended
             self._probe_at = now
             self._probe_gap = FIRST_PROBE_S
+        return len(events) - ended
 
     def until_probe(self, now: float) -> float | None:
         """Seconds until ``lost`` is worth calling, at least 0; None: not at all."""

@@ -9,6 +9,7 @@ import zmq
 from omni_graph.frames import LinkId
 from omni_graph.links import wire
 from omni_graph.links.codec import Message
+from omni_graph.links.keys import KeyPair
 from omni_graph.links.parts import Buffer
 from omni_graph.links.profile import Monitor, open_socket
 
@@ -32,13 +33,17 @@ class Outgoing:
         endpoint: str,
         routing_id: bytes,
         options: dict[int, int],
+        keys: KeyPair | None = None,
+        public_key: str = "",
     ) -> None:
-        """Start to connect. zmq.ZMQError when ``endpoint`` cannot be one."""
+        """Start to connect, to who holds ``public_key`` where one is given. zmq.ZMQError when ``endpoint`` cannot be one."""
         self.link = link
         self.endpoint = endpoint
         self.greeted = False
         self.socket = open_socket(context, zmq.DEALER, options)
         self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        if keys and public_key:
+            keys.call(self.socket, public_key)
         self.monitor = Monitor(context, self.socket, sum(ENDS))
         try:
             self.socket.connect(endpoint)
@@ -52,7 +57,8 @@ class Outgoing:
 
     def receive(self, most: int) -> Iterator[list[Buffer]]:
         """Up to ``most`` messages that have arrived."""
-        return wire.read(self.socket, most)
+        for _, message in wire.read(self.socket, most):
+            yield message
 
     def lost(self) -> str:
         """Why the connection has ended; empty while it has not."""

@@ -60,9 +60,19 @@ def socket_options(heartbeat: Heartbeat, max_part_bytes: int, endpoint: str) -> 
 def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, options: dict[int, int]) -> zmq.Socket[bytes]:
     """A socket with these options."""
     socket = context.socket(kind)
+    set_options(socket, options)
+    return socket
+
+
+def set_options(socket: zmq.Socket[bytes], options: dict[int, int]) -> None:
+    """Set them; what is bound or connected from now on has them."""
     for option, value in options.items():
         socket.setsockopt(option, value)
-    return socket
+
+
+FAILED_HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 
 
 class Monitor:

@@ -21,7 +21,8 @@ from omni_graph.frames import Address, Frame, Goaway, Hello, Leaving, LinkId, Li
 from omni_graph.links import wire
 from omni_graph.links.codec import Codec, Message, WireFrame
 from omni_graph.links.counters import LinkCounters, Tally
-from omni_graph.links.endpoints import IPC, bind_endpoint, connect_fault
+from omni_graph.links.endpoints import IPC, TCP, bind_endpoints, connect_endpoint, listing
+from omni_graph.links.gate import Gate
 from omni_graph.links.handshake import (
     Refusal,
     announced,
@@ -32,9 +33,11 @@ from omni_graph.links.handshake import (
     new_routing_id,
     opens,
     refusal,
+    require_name,
     up_to_goodbye,
 )
 from omni_graph.links.incoming import Incoming
+from omni_graph.links.keys import Curve
 from omni_graph.links.mailbox import Arrivals, Mailbox
 from omni_graph.links.outgoing import Outgoing
 from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
@@ -48,45 +51,49 @@ _log = logging.getLogger(__name__)
 class ZmqLinks:
     """The Links of one worker or Gateway.
 
-    ``bind``: ``ipc:///directory`` (mode 0700, ours) or ``tcp://127.0.0.1[:port]``; GraphError for anything wider.
-    ``types``: every edge of the plan and its payload class. ``wiring`` must be equal at both ends of a link. ``context``
-    is ended by ``close`` only when it was made here.
+    ``bind``: ``ipc:///directory`` (mode 0700, ours), ``tcp://a.b.c.d[:port]``, or one of each; off loopback tcp needs
+    ``curve``. GraphError for anything wider. ``types``: every edge of the plan and its payload class. ``wiring`` must be
+    equal at both ends of a link. ``curve``: tcp links are encrypted, and only who was introduced may connect; ipc links
+    are not. ``context`` is ended by ``close`` only when it was made here; it can hold one ZmqLinks with ``curve``.
     """
 
     def __init__(
         self,
         name: str,
-        bind: str,
+        bind: str | Sequence[str],
         types: Mapping[int, type],
         wiring: str = "",
         *,
+        curve: Curve | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         heartbeat: Heartbeat = LAN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require_libzmq(zmq.zmq_version_info())
-        if name_fault(name):
-            raise FlowControlError(name_fault(name))
+        require_name(name)
         self._codec = Codec(types)
         self._hello = hello(name, wiring)
         self._heartbeat = heartbeat
         self._clock = clock
-        endpoint = bind_endpoint(bind)
+        self._keys = None if curve is None else curve.keys
+        endpoints = bind_endpoints(bind, self._keys)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context() if context is None else context
         self._owns_context = context is None
+        self._waker = Waker()
+        self._gate: Gate | None = None
+        self._addresses = {address.name: address for address in (curve.introduced if curve else ())}
         try:
-            self._incoming = Incoming(self._context, endpoint, self._options(endpoint))
+            self._gate = Gate(self._context, curve, self._clock, self._waker.wake) if curve else None
+            self._incoming = Incoming(self._context, endpoints, self._options, self._keys)
         except zmq.ZMQError as error:
             self._end_context()
-            raise LinkError(f"{name} cannot bind {endpoint}: {error}") from error
-        self.address = Address(name, self._incoming.endpoint)
-        self._waker = Waker()
+            raise LinkError(f"{name} cannot bind {' '.join(endpoints)}: {error}") from error
+        self.address = Address(name, listing(self._incoming.endpoints), self._keys.public if self._keys else "")
         self._poller = zmq.Poller()
         for source in (self._incoming.socket, self._incoming.monitor.socket, self._waker.fd):
             self._poller.register(source, zmq.POLLIN)
         self._token = uuid4().hex[:16]
         self._serial = count(1)
-        self._addresses: dict[str, Address] = {}
         self._outgoing: dict[LinkId, Outgoing] = {}
         self._sources: dict[object, Outgoing] = {}
         self._mailbox = Mailbox()
@@ -99,17 +106,21 @@ class ZmqLinks:
         return self._tally.snapshot()
 
     def introduce(self, address: Address) -> None:
-        """How to reach a peer, before the first send to it."""
+        """How to reach a peer, before the first send to it; where links are encrypted, also that it may connect."""
         self._addresses[address.name] = address
+        if self._gate is not None:
+            self._gate.admit(address)
 
     # ---- receiving
 
     def poll(self, timeout: float) -> Arrivals:
-        """What has arrived, by link; see Links.poll."""
+        """What has arrived, by link; see Links.poll. LinkError when encrypted links can no longer be accepted."""
         deadline = self._clock() + timeout
         left = 0.0 if self._mailbox else timeout
         while not self._closed:
             self._collect(left)
+            if self._gate is not None:
+                self._gate.require_alive()
             left = deadline - self._clock()
             if self._mailbox or self._woken or left <= 0:
                 break
@@ -153,33 +164,33 @@ class ZmqLinks:
 
     def _read_incoming(self) -> None:
         now = self._clock()
-        self._incoming.note_ends(now)
+        self._tally.add("refused_callers", self._incoming.note_ends(now))
         messages = 0
-        for routing_id, message in self._incoming.receive(BATCH):
+        for routing_id, known_as, message in self._incoming.receive(BATCH):
             messages += 1
             self._count_received(message)
-            self._hear_caller(routing_id, message)
+            self._hear_caller(routing_id, known_as, message)
         if messages < BATCH and self._incoming.until_probe(now) == 0.0:
             for link in self._incoming.lost(now):
                 self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
 
-    def _hear_caller(self, routing_id: bytes, message: Message) -> None:
+    def _hear_caller(self, routing_id: bytes, known_as: str, message: Message) -> None:
         link = self._incoming.link_of(routing_id)
         if self._incoming.is_over(routing_id):
             self._tally.add("dropped")
         elif link is None:
-            self._accept(routing_id, message)
+            self._accept(routing_id, known_as, message)
         elif message != wire.PROBE:
             try:
                 self._deliver(link, self._codec.decode(message))
             except LinkError as error:
                 self._refuse(link, str(error))
 
-    def _accept(self, routing_id: bytes, message: Message) -> None:
+    def _accept(self, routing_id: bytes, known_as: str, message: Message) -> None:
         try:
             if self._closed:
                 raise LinkError(f"{self.address.name} is closing")
-            link = caller(routing_id, self._hello, self._codec.decode(message))
+            link = caller(routing_id, self._hello, self._codec.decode(message), known_as)
         except LinkError as error:
             self._tally.add("bad_messages")
             _log.warning("%s refused a link from %r: %s", self.address.name, routing_id, error)
@@ -239,22 +250,25 @@ class ZmqLinks:
         return link in self._outgoing or link in self._incoming
 
     def _open(self, link: LinkId) -> None:
-        address = self._addresses.get(link.peer)
-        reason = name_fault(link.peer) or connect_fault(address) if address else "its address is unknown"
-        if address is None or reason:
-            self._lose(link, LinkLost(f"no link to {link.peer}: {reason}"))
-            return
-        name = new_routing_id(self.address.name, link.side, f"{self._token}-{next(self._serial)}", link.peer)
         try:
-            outgoing = Outgoing(self._context, link, address.endpoint, name, self._options(address.endpoint))
-        except zmq.ZMQError as error:
-            self._lose(link, LinkLost(f"no link to {link.peer} at {address.endpoint}: {error}"))
+            outgoing = self._connect(link)
+        except (LinkError, zmq.ZMQError) as error:
+            self._lose(link, LinkLost(f"no link to {link.peer}: {error}"))
             return
         self._outgoing[link] = outgoing
         for source in (outgoing.socket, outgoing.monitor.socket):
             self._sources[source] = outgoing
             self._poller.register(source, zmq.POLLIN)
         self._transmit(link, self._encode(self._hello))
+
+    def _connect(self, link: LinkId) -> Outgoing:
+        address = self._addresses.get(link.peer)
+        if address is None or name_fault(link.peer):
+            raise LinkError(name_fault(link.peer) or "its address is unknown")
+        endpoint = connect_endpoint(address, self._keys)
+        name = new_routing_id(self.address.name, link.side, f"{self._token}-{next(self._serial)}", link.peer)
+        public_key = address.public_key if endpoint.startswith(TCP) else ""
+        return Outgoing(self._context, link, endpoint, name, self._options(endpoint), self._keys, public_key)
 
     def _transmit(self, link: LinkId, message: Message) -> bool:
         outgoing = self._outgoing.get(link)
@@ -306,11 +320,11 @@ class ZmqLinks:
             self._forget(link, math.ceil(drain_s * 1000))
         self._await_callers(deadline)
         self._incoming.close(max(0, math.ceil((deadline - self._clock()) * 1000)))
-        self._waker.close()
         self._end_context()
         self._mailbox.take()
-        if self._incoming.endpoint.startswith(IPC):
-            _unlink(self._incoming.endpoint.removeprefix(IPC))
+        for endpoint in self._incoming.endpoints:
+            if endpoint.startswith(IPC):
+                _unlink(endpoint.removeprefix(IPC))
 
     def _await_callers(self, deadline: float) -> None:
         """A peer that has read our Goaway disconnects: wait for that, since its unread messages die with the ROUTER."""
@@ -318,8 +332,12 @@ class ZmqLinks:
             self._collect(left)
 
     def _end_context(self) -> None:
+        """Free what the sockets, closed by now, stood on."""
+        if self._gate is not None:
+            self._gate.close()
         if self._owns_context:
             self._context.term()
+        self._waker.close()
 
     def _options(self, endpoint: str) -> dict[int, int]:
         return socket_options(self._heartbeat, self._codec.max_part_bytes, endpoint)

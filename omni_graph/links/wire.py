@@ -30,11 +30,14 @@ def _write_part(socket: zmq.Socket[bytes], part: Buffer, more: int) -> None:
     socket.send(part, zmq.NOBLOCK | more, copy=byte_length(part) < NO_COPY_BYTES)
 
 
-def read(socket: zmq.Socket[bytes], most: int) -> Iterator[list[Buffer]]:
-    """Up to ``most`` messages that have arrived. A message of too many parts is cut, and still has too many."""
+def read(socket: zmq.Socket[bytes], most: int) -> Iterator[tuple[zmq.Frame, list[Buffer]]]:
+    """Up to ``most`` messages that have arrived, each with its first part, which knows the sender (``user_id``).
+
+    A message of too many parts is cut, and still has too many.
+    """
     for _ in range(most):
         try:
-            frame = socket.recv(zmq.NOBLOCK, copy=False)
+            first = frame = socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return
         parts = [_buffer(frame)]
@@ -42,7 +45,17 @@ def read(socket: zmq.Socket[bytes], most: int) -> Iterator[list[Buffer]]:
             frame = socket.recv(copy=False)
             if len(parts) < KEPT_PARTS:
                 parts.append(_buffer(frame))
-        yield parts
+        yield first, parts
+
+
+def user_id(first: zmq.Frame) -> str:
+    """Whose key the sender of a message proved (gate.py); empty where its connection is not encrypted."""
+    try:
+        return str(first.get("User-Id"))
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EINVAL:  # libzmq's word for: no such property
+            return ""
+        raise
 
 
 def _buffer(frame: zmq.Frame) -> Buffer:

@@ -10,13 +10,18 @@ from pathlib import Path
 from uuid import uuid4
 
 CHUNK = 1 << 18
+MOST_SEEN = 1 << 16
 
 
 class Relay:
-    """Listens beside ``target`` (a ZMQ endpoint) and forwards every connection to it. ``endpoint`` is where to connect."""
+    """Listens beside ``target`` (a ZMQ endpoint) and forwards every connection to it. ``endpoint`` is where to connect.
+
+    ``seen``: the first bytes that crossed it, both directions mixed, to be read when all is quiet.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target
+        self.seen = bytearray()
         self._listener, self.endpoint = _listen(target)
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._orders: list[str] = []
@@ -91,6 +96,7 @@ class Relay:
     def _forward(self, source: socket.socket) -> None:
         try:
             data = source.recv(CHUNK)
+            self.seen += data[: MOST_SEEN - len(self.seen)]
             self._pairs[source].sendall(data)
         except OSError:
             data = b""
