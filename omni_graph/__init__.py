@@ -20,7 +20,7 @@ from omni_graph.errors import (
     Overloaded,
     RequestError,
 )
-from omni_graph.node import UNLIMITED, In, Inbox, Node, Out, Outbox
+from omni_graph.node import UNLIMITED, In, Inbox, Node, NoParams, Out, Outbox
 
 if TYPE_CHECKING:
     from omni_graph.graph import Graph
@@ -65,6 +65,7 @@ __all__ = [
     "Inbox",
     "LaunchError",
     "MapNode",
+    "NoParams",
     "Node",
     "NodeError",
     "OmniGraphError",

@@ -8,7 +8,7 @@ import pytest
 
 from omni_graph.load import load_deploy, load_graph
 from omni_graph.plan import Plan, make_plan
-from omni_graph.runtime.deployment import replica_specs
+from omni_graph.runtime.specs import host_spec, hosts_of, threads_each
 from tests.cli.command import command
 
 FOLDER = Path(__file__).parents[2] / "deploy"
@@ -29,7 +29,12 @@ def test_every_deploy_file_is_sound_and_gives_no_note(path: Path, capsys: pytest
 
 def replicas(plan: Plan) -> dict[str, int]:
     """Replica name -> compute threads, as the launcher gets them."""
-    return {spec.name: spec.threads for spec in replica_specs(plan, plan.stages, "memory:", "", "INFO")}
+    hosts = hosts_of(plan, plan.stages)
+    return {
+        f"{host}/{index}.0": host_spec(plan, host, "memory:", "", threads_each(plan, hosts), "INFO").threads
+        for host in hosts
+        for index in range(plan.deploy.stage(host).replicas)
+    }
 
 
 def test_local_is_one_process_a_stage_but_the_interleavers() -> None:
