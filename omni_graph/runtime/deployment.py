@@ -139,6 +139,8 @@ class Deployment:
 
     def close(self) -> None:
         """End requests, replicas and links; leave nothing behind. Idempotent."""
+        if self.replicas is not None:
+            self.replicas.stop_watching()
         if self.gateway is not None:
             self.gateway.close(STOP_GRACE_S)
         if self.replicas is not None:

@@ -227,6 +227,10 @@ class Replicas:
             if not self._gateway.call(lambda core, now: core.load().get(name, 0)):
                 return
 
+    def stop_watching(self) -> None:
+        """The deployment closes: replicas that end from now on are meant to."""
+        self._closed.set()
+
     def close(self, grace_s: float) -> None:
         """End all of them. Idempotent."""
         self._closed.set()
