@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from omni_graph.cli.stopping import INTERRUPTED, stoppable
 from omni_graph.errors import OmniGraphError
 
 GROUP = "omni_graph.tiny_checkpoints"
@@ -24,14 +25,21 @@ def _checkpoint() -> None:
 def tiny(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="A model family, such as qwen2_5_omni.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; must not exist yet.")],
-    seed: Annotated[int, typer.Option(metavar="N", help="The weights are a function of it.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="The weights are a function of it.")] = 0,
 ) -> None:
     """Write a tiny random checkpoint in the family's real layout; transformers loads it too."""
     builders = {one.name: one for one in entry_points(group=GROUP)}
     if family not in builders:
         raise typer.BadParameter(f"no family {family!r}; there are: {', '.join(sorted(builders)) or 'none'}")
     try:
-        builders[family].load()(folder, seed=seed)
-    except (FileExistsError, ImportError) as error:
-        raise OmniGraphError(str(error)) from None
+        with stoppable():
+            builders[family].load()(folder, seed=seed)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        if folder.exists():
+            raise OmniGraphError(f"{folder}: exists; a checkpoint is built into a new folder") from None
+        raise OmniGraphError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except ImportError as error:
+        raise OmniGraphError(f"{family} needs what is not installed: {error}") from None
     typer.echo(f"wrote {folder}", err=True)

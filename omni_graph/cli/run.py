@@ -6,6 +6,7 @@ Whatever can be refused without a stage is refused before one is started. What w
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def run(
     report = Report(speech, trace, as_json)
     threads = threading.enumerate()
     try:
-        with stoppable():
+        with stoppable(), _quiet_log():
             loaded = load_graph(graph, settings=settings or (), environ=os.environ)
             deployment = load_deploy(deploy) if deploy is not None else None
             plan = make_plan(loaded, deployment)
@@ -193,6 +194,19 @@ def _tell(app: App, handle: Handle, reader: Reader, report: Report) -> None:
     screen = console(stderr=True)
     screen.print(Waterfall(record))
     screen.print(f" {reader.written()}".rstrip(), style="dim", markup=False)
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """What goes wrong comes out as an exception, with the replica's last lines; of the log only a crash of ours is shown."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.CRITICAL)
+    logger = logging.getLogger("omni_graph")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

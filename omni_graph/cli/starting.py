@@ -54,7 +54,7 @@ class _Progress:
 
     def line(self, change: Change) -> None:
         self.note(change)
-        if change.state in (State.READY, State.FAILED):
+        if change.state is State.READY:  # a failure is told by launch, with its reason
             try:
                 typer.echo(f"{change.name.partition('.')[0]}: {change.state}", err=True)
             except OSError:  # nobody reads stderr any more; whoever writes to it next in the main thread will say so
