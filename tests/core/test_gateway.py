@@ -305,6 +305,9 @@ def test_a_report_of_a_lost_link_names_both_ends() -> None:
     client = Client()
     client.submit("a")
     client.hear(TALK, Side.CONTROL, Report("a", 1, Code.LINK_LOST, "", "gone", THINK))
+    assert {peer: frame.peer for peer, frame in client.said(Reset)} == {THINK: TALK, TALK: THINK}
+    assert client.events == [], "the lost link may turn out to be a death"
+    client.close("a")
     (ended,) = [event for _, event in client.events if isinstance(event, Ended)]
     assert ended.error is not None and ended.error.stage == "talk" and THINK in ended.error.message
     assert ended.error.retryable
@@ -317,8 +320,9 @@ def test_a_lost_edge_link_fails_those_who_used_it_and_nobody_else() -> None:
     client.hear(TALK, Side.READS, Start("a", 1, OUT))
     client.gateway.lost(LinkId(TALK, Side.READS), "cut", 1.0)
     client.collect()
-    assert client.terminal("a") is Code.LINK_LOST
-    assert client.gateway.running == 2 and not any(name == "b" for name, _ in client.events)
+    client.close("a")
+    assert client.terminal("a") is Code.LINK_LOST and client.released("a")
+    assert client.gateway.running == 1 and not any(name == "b" for name, _ in client.events)
 
 
 ILLEGAL_ON_EDGE = {
