@@ -188,7 +188,12 @@ def _tell(app: App, handle: Handle, reader: Reader, report: Report) -> None:
     if report.trace is not None:
         record.write(report.trace)
     if report.as_json:
-        timing = {"timing": record.timing(), "retries": 0, "trace_id": record.trace_id, "seed": handle.seed}
+        timing = {
+            "timing": record.timing(),
+            "retries": handle.retries,
+            "trace_id": record.trace_id,
+            "seed": handle.seed,
+        }
         typer.echo(json.dumps(reader.result() | timing))
         return
     screen = console(stderr=True)

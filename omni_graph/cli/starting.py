@@ -64,7 +64,8 @@ class _Progress:
         with self._lock:
             missing = [stage for stage, left in self._loading.items() if left > 0]
             ready = self._total - sum(max(0, left) for left in self._loading.values())
-        waits = f"; loading {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}" if missing else ""
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        waits = f"; loading {missing[0]}{more}" if missing else ""
         return f"starting {self._stages} stages: {ready} of {self._total} replicas ready{waits}"
 
     def summary(self) -> str:

@@ -233,3 +233,20 @@ def test_a_reader_that_never_reads_cannot_hold_up_a_signal(tmp_path: Path) -> No
         assert run.process.wait(60) == 130
         run.leaves_nothing()
     assert soundfile.info(tmp_path / "speech.wav").frames > 0
+
+
+# ---- a model
+
+
+def test_a_model_under_way_is_stopped_too_and_adds_no_words_of_its_own(tmp_path: Path, tiny: Path) -> None:
+    speech = tmp_path / "speech.wav"
+    endless = ("--max-tokens", "1000", "--param", "talker.max_tokens=4000")
+    with Background(tmp_path, "run", "qwen2_5_omni", "--set", f"checkpoint={tiny}", "--text", "hi", *endless) as run:
+        eventually(lambda: speech.exists() and speech.stat().st_size > 44, 120)
+        run.signal(signal.SIGINT)
+        assert run.end() == 130
+        *progress, last = run.err.splitlines()
+        assert last.startswith("interrupted; wrote speech.wav (")
+        assert all(line.endswith("ready") or "stages ready in" in line or not line for line in progress)
+        assert soundfile.info(speech).frames > 0
+        run.leaves_nothing()

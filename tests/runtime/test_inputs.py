@@ -1,0 +1,67 @@
+"""Inputs that are made while the graph takes them: pulled at its pace, and a source that breaks fails its request alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import omni_graph as og
+from omni_graph.errors import Code, RequestError
+from omni_graph.payload import TextDelta
+from tests.runtime.graphs import chain, eventually, held, launch, words
+
+
+class Source:
+    """Packets made one by one, counted."""
+
+    def __init__(self, count: int, breaks_at: int = -1) -> None:
+        self.made = 0
+        self._count = count
+        self._breaks_at = breaks_at
+
+    def __iter__(self) -> Iterator[TextDelta]:
+        for number in range(self._count):
+            if number == self._breaks_at:
+                raise RequestError("", Code.INVALID_INPUT, "a.wav: became shorter while it was read")
+            self.made += 1
+            yield TextDelta(f"w{number} " + "x" * 60_000)
+
+
+@pytest.mark.parametrize("launcher", ["threads", "processes"])
+def test_a_source_is_pulled_at_the_graphs_pace(launcher: str) -> None:
+    with launch(chain(), launcher) as app:
+        source, handle = Source(1000), app.open(outputs=["out"])
+        handle.supply("text", source)
+        eventually(lambda: app.paused == 1)  # nobody reads: 4 MiB wait for the caller, and what the windows hold
+        assert app.status()["requests"]["running"] == 1
+        assert source.made < 600
+        assert sum(1 for _ in handle) == 1000 == source.made
+
+
+def test_a_source_that_breaks_fails_its_request_alone() -> None:
+    with launch(chain(), "threads") as app:
+        other = app.open(outputs=["out"])
+        handle = app.open(outputs=["out"])
+        handle.supply("text", Source(100, breaks_at=40))
+        with pytest.raises(og.RequestError) as error:
+            list(handle)
+        assert str(error.value) == "invalid_input: a.wav: became shorter while it was read"
+        handle.timings()
+        other.supply("text", words("still ", "here"))
+        assert "".join(event.packet.text for event in other) == "STILL HERE"
+        eventually(lambda: held(app) == 0)
+
+
+def test_a_source_that_nobody_reads_is_not_pulled() -> None:
+    with launch(chain(), "threads", max_requests=1) as app:
+        running = app.open(outputs=["out"])
+        waiting, source = app.open(outputs=["out"]), Source(5)
+        waiting.supply("text", source)
+        running.write("text", TextDelta("x"))
+        assert running.next(timeout=20) is not None
+        assert source.made == 0
+        waiting.cancel()
+        with pytest.raises(og.Cancelled):
+            list(waiting)
+        assert source.made == 0
