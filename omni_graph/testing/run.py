@@ -12,6 +12,7 @@ from omni_graph.credit import StreamReceiver, StreamSender
 from omni_graph.errors import RequestError
 from omni_graph.frames import (
     Address,
+    Choice,
     Close,
     Credit,
     Data,
@@ -27,10 +28,12 @@ from omni_graph.frames import (
 )
 from omni_graph.node import In, Node, Out, ports_of
 from omni_graph.payload import default_window
+from omni_graph.replay import ChoiceMemory
 from omni_graph.testing.silent import SilentObserver
 from omni_graph.wiring import Edge
 
 Packets = dict[str, dict[str, list[Any]]]
+Choices = Sequence[tuple[int, ...]]
 PEER = Address("peer", "")
 SELF = Address("node", "")
 
@@ -40,6 +43,7 @@ class NodeRun:
 
     ``rng`` None: everything that can move moves, inputs first. With an rng, one random thing moves at a time. Requests in
     ``paused`` are not read until taken out of it; ``stop(request, port)`` says that nobody reads an output any more.
+    In ``outputs`` a packet that the node skipped is None.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class NodeRun:
         self._readers: dict[tuple[str, int], StreamReceiver] = {}
         self._buffered: dict[tuple[str, int], list[Any]] = {}
         self._finished: set[str] = set()
+        self._choices: dict[str, ChoiceMemory] = {}
 
     def open(
         self,
@@ -79,8 +84,16 @@ class NodeRun:
         inputs: Mapping[str, Sequence[Any]],
         params: Mapping[str, Any] | None = None,
         seed: int = 0,
+        *,
+        forced: Choices = (),
+        accepted: Mapping[str, int] | None = None,
     ) -> None:
-        """Route a request to the node and queue its input packets."""
+        """Route a request to the node and queue its input packets.
+
+        For a replay: ``forced`` are the choices to repeat, ``accepted`` is {output: packets that its reader has}.
+        """
+        has = accepted or {}
+        self._choices[request] = ChoiceMemory()
         self.outputs[request] = {edge.writer_port: [] for edge in self._edges.values() if edge.writer == "node"}
         ends = []
         for number, edge in self._edges.items():
@@ -89,11 +102,13 @@ class NodeRun:
                 self._supply[request, number] = list(inputs.get(edge.reader_port, ()))
                 ends.append(EdgeEnds(number, PEER, SELF))
             else:
-                self._readers[request, number] = StreamReceiver(edge.window)
+                self._readers[request, number] = StreamReceiver(edge.window, start=has.get(edge.writer_port, 0))
                 self._buffered[request, number] = []
                 ends.append(EdgeEnds(number, SELF, PEER))
         values = json.dumps({"node": dict(params or {})})
-        self._to_core(CONTROL, Open(request, 1, tuple(ends), values, seed, 0.0, 600.0))
+        repeat = tuple(Choice("node", index, choice) for index, choice in enumerate(forced))
+        counts = tuple((n, has.get(e.writer_port, 0)) for n, e in self._edges.items() if e.writer == "node")
+        self._to_core(CONTROL, Open(request, 1, tuple(ends), values, seed, 0.0, 600.0, forced=repeat, accepted=counts))
         for number, edge in self._edges.items():
             if edge.reader == "node":
                 self._to_core(LinkId("peer", Side.READS), Start(request, 1, number))
@@ -177,14 +192,20 @@ class NodeRun:
             reader = self._readers[frame.request, frame.edge]
             self._to_core(link, Credit(frame.request, 1, frame.edge, reader.taken, reader.limit))
         elif isinstance(frame, Data):
+            self._choices[frame.request].learn(frame.choices)
             self._readers[frame.request, frame.edge].on_data(frame.seq)
             self._buffered[frame.request, frame.edge].append(frame.packet)
         elif isinstance(frame, End):
+            self._choices[frame.request].learn(frame.choices)
             self._readers[frame.request, frame.edge].on_end(frame.count)
         elif isinstance(frame, Credit):
             self._senders[frame.request, frame.edge].on_credit(frame.taken, frame.limit)
         elif isinstance(frame, Stop):
             self._senders[frame.request, frame.edge].on_stop()
+
+    def choices(self, request: str) -> tuple[tuple[int, ...], ...]:
+        """What the node has chosen, as far as its packets and ends have brought it."""
+        return tuple(choice.values for choice in self._choices[request].forced())
 
     def complete(self, request: str) -> bool:
         """Every output has ended and was read."""
@@ -200,15 +221,19 @@ def run_node(
     windows: Mapping[str, int] | None = None,
     rng: random.Random | None = None,
     outputs: Sequence[str] | None = None,
+    forced: Mapping[str, Choices] | None = None,
+    accepted: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Packets:
     """Feed ``inputs`` ({request: {port: packets}}) to a node and return all it sends, {request: {port: packets}}.
 
     ``windows``: {port: packets in flight}; ``rng``: a random order of events; ``outputs``: the ports that someone reads
-    (default: all). Raises the first RequestError of a request that failed; AssertionError when a request does not end.
+    (default: all); ``forced`` and ``accepted``: {request: what ``NodeRun.open`` takes}, for a replay. Raises the first
+    RequestError of a request that failed; AssertionError when a request does not end.
     """
     run = NodeRun(node, windows=windows, rng=rng, outputs=outputs)
     for request, packets in inputs.items():
-        run.open(request, packets, (params or {}).get(request), seed)
+        repeat, has = (forced or {}).get(request, ()), (accepted or {}).get(request)
+        run.open(request, packets, (params or {}).get(request), seed, forced=repeat, accepted=has)
     run.run()
     for error in run.errors.values():
         raise error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,16 +37,19 @@ def row(*numbers: int) -> Row:
 
 @dataclass(slots=True)
 class Sums:
-    """One request: what was added up, and the random numbers it draws."""
+    """One request: what was added up, the random numbers it draws, and those that it must repeat first."""
 
     total: int
     draw: random.Random
+    forced: deque[int] = field(default_factory=deque)
     notes: int = 0
     heard: bool = False
 
 
 class Sound:
-    """Adds up what it reads and a number it draws: ``sums`` after every row, and a note after every second."""
+    """Adds up what it reads and a number it draws: ``sums`` after every row, and a note after every second.
+
+    In a replay it repeats the numbers, and sends no note that its reader has."""
 
     rows = In(Row)
     sums = Out(Row)
@@ -61,6 +66,9 @@ class Sound:
 
     def open(self, request: str, params: Params) -> None:
         self.requests[request] = Sums(0, random.Random(params.seed))
+
+    def force(self, request: str, choices: Sequence[tuple[int, ...]]) -> None:
+        self.requests[request].forced.extend(number for (number,) in choices)
 
     def close(self, request: str) -> None:
         self.requests.pop(request, None)
@@ -80,15 +88,21 @@ class Sound:
 
     def work(self, request: str, packet: Row, outbox: Outbox) -> None:
         state = self.requests[request]
-        drawn = state.draw.randrange(100)
+        drawn = self.draw(state)
         outbox.choose(request, (drawn,))
         state.total += int(packet.values.values.sum()) + drawn
         self.send(request, state, outbox)
 
+    def draw(self, state: Sums) -> int:
+        drawn = state.draw.randrange(100)
+        return state.forced.popleft() if state.forced else drawn
+
     def send(self, request: str, state: Sums, outbox: Outbox) -> None:
         outbox.send(self.sums, request, row(state.total))
         state.notes += 1
-        if state.notes % 2 == 0:
+        if state.notes % 2 == 0 and outbox.skippable(self.notes, request):
+            outbox.skip(self.notes, request)
+        elif state.notes % 2 == 0:
             outbox.send(self.notes, request, Note(f"{state.notes} rows"))
 
     def finish(self, request: str, outbox: Outbox) -> None:
@@ -338,6 +352,59 @@ class Stumbling(Sound):
         super().send(request, state, outbox)
 
 
+class Unrepeatable(Sound):
+    """Draws, and cannot be told what to draw."""
+
+    rule = "force"
+    force = None  # type: ignore[assignment]
+
+
+class Stubborn(Sound):
+    """Says the numbers that it was told, and adds up its own."""
+
+    rule = "replay"
+
+    def work(self, request: str, packet: Row, outbox: Outbox) -> None:
+        state = self.requests[request]
+        drawn = state.draw.randrange(100)
+        outbox.choose(request, (state.forced.popleft() if state.forced else drawn,))
+        state.total += int(packet.values.values.sum()) + drawn
+        self.send(request, state, outbox)
+
+
+class Disobedient(Sound):
+    """Draws again what it was told to repeat."""
+
+    rule = "replay"
+
+    def draw(self, state: Sums) -> int:
+        return state.draw.randrange(100)
+
+
+class Forgetting(Sound):
+    """Goes on drawing from the start after what it repeated: its noise is not a matter of the position."""
+
+    rule = "replay"
+
+    def draw(self, state: Sums) -> int:
+        if not state.forced:
+            return state.draw.randrange(100)
+        return state.forced.popleft()
+
+
+class Lazy(Sound):
+    """Skips the work together with the packet."""
+
+    rule = "skip"
+
+    def work(self, request: str, packet: Row, outbox: Outbox) -> None:
+        if outbox.skippable(self.sums, request):
+            outbox.choose(request, (self.draw(self.requests[request]),))
+            outbox.skip(self.sums, request)
+        else:
+            super().work(request, packet, outbox)
+
+
 BROKEN = (
     Greedy,
     Pushy,
@@ -359,4 +426,9 @@ BROKEN = (
     Silent,
     Tied,
     Stumbling,
+    Unrepeatable,
+    Stubborn,
+    Disobedient,
+    Forgetting,
+    Lazy,
 )
