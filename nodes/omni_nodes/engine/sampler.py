@@ -7,7 +7,9 @@ depends on its own logits alone, not on the batch, the device or what was drawn 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,7 +25,8 @@ _SECOND = 0x94D049BB133111EB
 @dataclass(slots=True)
 class Sampler:
     """One request's draws at one node. ``seen`` (V,) bool are the ids under the repetition penalty, its own included, None
-    where there is none; ``suppressed`` (V,) bool may never come."""
+    where there is none; ``suppressed`` (V,) bool may never come. ``forced``: what is still to repeat of an earlier
+    attempt."""
 
     request: str
     node: str
@@ -31,19 +34,33 @@ class Sampler:
     seen: torch.Tensor | None = None
     suppressed: torch.Tensor | None = None
     drawn: int = 0
+    forced: deque[int] = field(default_factory=deque)
 
-    def draw(self, logits: torch.Tensor) -> int:
-        """The next id from ``logits`` (V,). Raises RequestError where they are not finite."""
-        if not torch.isfinite(logits).all():
-            message = f"the logits of token {self.drawn} are not finite: the weights or an input overflowed"
-            raise RequestError(self.request, Code.NUMERIC, message)
-        token = sample(
-            logits, self.params, node=self.node, position=self.drawn, seen=self.seen, suppressed=self.suppressed
-        )
+    def force(self, choices: Sequence[tuple[int, ...]], vocabulary: int) -> None:
+        """Repeat these first. Raises RequestError for one that is no id of the vocabulary."""
+        for index, choice in enumerate(choices):
+            if len(choice) != 1 or not 0 <= choice[0] < vocabulary:
+                message = f"choice {index} to repeat is {choice}; allowed: one id, 0 to {vocabulary - 1}"
+                raise RequestError(self.request, Code.DIVERGED, message)
+            self.forced.append(choice[0])
+
+    def draw(self, logits: torch.Tensor | None) -> int:
+        """The next id: a forced one while there are any, then from ``logits`` (V,). Raises RequestError where those are not
+        finite."""
+        token = self.forced.popleft() if self.forced else self._sample(logits)
         self.drawn += 1
         if self.seen is not None:
             self.seen[token] = True
         return token
+
+    def _sample(self, logits: torch.Tensor | None) -> int:
+        assert logits is not None, f"{self.request}: token {self.drawn} is not forced and has no logits"
+        if not torch.isfinite(logits).all():
+            message = f"the logits of token {self.drawn} are not finite: the weights or an input overflowed"
+            raise RequestError(self.request, Code.NUMERIC, message)
+        return sample(
+            logits, self.params, node=self.node, position=self.drawn, seen=self.seen, suppressed=self.suppressed
+        )
 
 
 def sample(

@@ -1,7 +1,8 @@
 """The vocoder stage: mel frames in, 24 kHz sound out, chunk by chunk.
 
 A slice is one call of chunks of equal shape, of any requests. Which frames a call covers, and with which context, depends
-on the mel packets alone (bigvgan_schedule.py); load decides only who shares it.
+on the mel packets alone (bigvgan_schedule.py); load decides only who shares it. In a replay the calls whose sound the reader
+has are planned like any other, so that the next one has its context, and not computed.
 """
 
 from __future__ import annotations
@@ -70,18 +71,22 @@ class BigVGAN:
         """At most one waiting call a request: its sound has room because nothing else of the request is on its way."""
         while open_to := [r for r in inbox.ready(self.mel) if r not in self._calls and outbox.room(self.audio, r) > 0]:
             for request in open_to:
-                self._plan(request, self._tapes[request].append(inbox.take(self.mel, request)))
+                self._plan(request, self._tapes[request].append(inbox.take(self.mel, request)), outbox)
 
     def _drain(self, inbox: Inbox, outbox: Outbox) -> None:
         """The tail call of requests whose mel has ended."""
         for request in inbox.drained(self.mel):
             if request in self._calls or request in self._complete or outbox.room(self.audio, request) <= 0:
                 continue
-            self._plan(request, self._tapes[request].finish())
+            self._plan(request, self._tapes[request].finish(), outbox)
             self._complete.add(request)
 
-    def _plan(self, request: str, call: VocoderCall | None) -> None:
-        if call is not None:
+    def _plan(self, request: str, call: VocoderCall | None, outbox: Outbox) -> None:
+        if call is None:
+            return
+        if outbox.skippable(self.audio, request):
+            outbox.skip(self.audio, request)
+        else:
             self._calls[request] = call
 
     def _vocode(self, outbox: Outbox) -> bool:

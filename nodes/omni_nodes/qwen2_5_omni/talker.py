@@ -1,12 +1,15 @@
 """The Talker: prompt states and thoughts in, codec ids out, one packet a code. Imports no torch.
 
 Its prompt is computed chunk by chunk behind the Thinker. A request whose next thought has not come waits and does not hold
-the others; one without room takes nothing and keeps its KV. The code that ends speech is chosen but never sent.
+the others; one without room takes nothing and keeps its KV. The code that ends speech is chosen but never sent. A replay
+computes the codes that it repeats many a step, as far as thoughts have come.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omni_graph.errors import Code, RequestError
@@ -25,22 +28,23 @@ DEFAULT_VOICE = "Chelsie"
 
 @dataclass(slots=True)
 class _Request:
-    """``unfed`` is the code that was sent and not yet fed back; ``text_ended``: the mark of the text's end was fed.
-    ``limit`` is how many codes may be chosen, final once the prompt is ``complete``."""
+    """``unfed`` are the codes that can be fed back: the one said last, or in a replay those that another forced one follows.
+    ``asked`` counts the codes that rows were fed for, ``chosen`` those that came of them. ``limit`` is how many may be
+    chosen, final once the prompt is ``complete``."""
 
     voice: str
     limit: int
     prompt: int = 0
     complete: bool = False
     begun: bool = False
-    text_ended: bool = False
-    unfed: int | None = None
+    unfed: deque[int] = field(default_factory=deque)
+    asked: int = 0
     chosen: int = 0
 
     @property
     def due(self) -> bool:
         """The next code needs a thought: the one that begins the speech, or the one that goes with the code before."""
-        return self.unfed is not None or (self.complete and not self.begun)
+        return bool(self.unfed) if self.begun else self.complete
 
 
 class Talker:
@@ -113,6 +117,10 @@ class Talker:
         self._requests[request] = _Request(voice, params.max_tokens)
         self._model.open(request, sampling, voice)
 
+    def force(self, request: str, choices: Sequence[tuple[int, ...]]) -> None:
+        self._model.force(request, choices)
+        self._requests[request].unfed.extend(code for (code,) in choices[:-1])
+
     def close(self, request: str) -> None:
         if self._requests.pop(request, None) is not None:
             self._model.close(request)
@@ -128,7 +136,8 @@ class Talker:
             outbox.working(grant.request)
         for prediction in self._model.run(plan.grants):
             with self._failures.kept():
-                self._choose(prediction, outbox)
+                for _ in range(prediction.codes):
+                    self._choose(prediction, outbox)
         with self._failures.kept():
             self._model.check(plan)
         self._failures.raise_next()
@@ -170,37 +179,48 @@ class Talker:
             raise RequestError(request, Code.INVALID_INPUT, message)
         state.limit = min(state.limit, left)
         self._model.feed_prompt(request, packet)
+        if state.complete and self._model.forced(request) > state.limit:
+            message = f"{self._model.forced(request)} codes to repeat; allowed: {state.limit}, the limit of the speech"
+            raise RequestError(request, Code.DIVERGED, message)
 
     def _take_text(self, inbox: Inbox, outbox: Outbox) -> None:
-        """Give each request that is due one thought, or what stands in its place after the last."""
-        thoughts, ended = set(inbox.ready(self.thought)), set(inbox.drained(self.thought))
-        prompted = set(inbox.drained(self.prompt))
+        """Give each request that is due a thought, or what stands in its place after the last: one, or in a replay many."""
+        self._end_prompts(inbox, outbox)
+        took = True
+        while took:
+            thoughts, ended = set(inbox.ready(self.thought)), set(inbox.drained(self.thought))
+            wanting = [r for r in self._requests if (r in thoughts or r in ended) and self._wants_text(r, outbox)]
+            for request in wanting:
+                with self._failures.kept():
+                    self._feed_text(request, inbox.take(self.thought, request) if request in thoughts else None)
+            took = bool(wanting)
+
+    def _end_prompts(self, inbox: Inbox, outbox: Outbox) -> None:
+        """Requests with nothing to say, or whose prompt broke off."""
+        ended, prompted = set(inbox.drained(self.thought)), set(inbox.drained(self.prompt))
         for request, state in list(self._requests.items()):
-            if request in ended and not state.begun:
-                outbox.end(request)  # the Thinker ended with its first token: there is nothing to say
-                self.close(request)
-            elif request in prompted and not state.complete:
-                with self._failures.kept():
+            with self._failures.kept():
+                if request in ended and not state.begun:
+                    self._finish(request, outbox)  # the Thinker ended with its first token
+                elif request in prompted and not state.complete:
                     raise RequestError(request, Code.NODE_FAILED, "prompt ended before its last packet")
-            elif state.due and outbox.room(self.codes, request) > 0:
-                with self._failures.kept():
-                    if request in thoughts:
-                        self._feed_thought(request, state, inbox.take(self.thought, request))
-                    elif request in ended:
-                        self._feed_after_text(request, state)
 
-    def _feed_thought(self, request: str, state: _Request, thought: Thought) -> None:
-        if state.unfed is None:
-            state.begun = True
-            self._model.begin(request, thought)
+    def _wants_text(self, request: str, outbox: Outbox) -> bool:
+        """It is due, and the code that will come of it has room behind those already asked for."""
+        state = self._requests[request]
+        waiting = state.asked - state.chosen
+        return state.due and waiting < min(self._prefill_chunk, outbox.room(self.codes, request))
+
+    def _feed_text(self, request: str, thought: Thought | None) -> None:
+        """What the next code needs; ``thought`` is None after the last."""
+        state = self._requests[request]
+        if state.begun:
+            self._model.feed_code(request, state.unfed.popleft(), thought)
         else:
-            self._model.feed_code(request, state.unfed, thought)
-        state.unfed = None
-
-    def _feed_after_text(self, request: str, state: _Request) -> None:
-        assert state.unfed is not None
-        self._model.feed_code_after_text(request, state.unfed, first=not state.text_ended)
-        state.text_ended, state.unfed = True, None
+            assert thought is not None, f"{request} begins to speak and has no thought"
+            self._model.begin(request, thought)
+        state.begun = True
+        state.asked += 1
 
     # ---- speech
 
@@ -214,7 +234,14 @@ class Talker:
         if code not in self._ends:
             outbox.send(self.codes, request, Codes(Array.of([[code]], "int64"), state.voice))
         if code in self._ends or state.chosen == state.limit:
-            outbox.end(request)
-            self.close(request)
-        else:
-            state.unfed = code
+            self._finish(request, outbox)
+        elif not self._model.forced(request):
+            state.unfed.append(code)
+
+    def _finish(self, request: str, outbox: Outbox) -> None:
+        chosen, left = self._requests[request].chosen, self._model.forced(request)
+        if left:
+            message = f"the speech ends after {chosen} codes, and {left} to repeat are left"
+            raise RequestError(request, Code.DIVERGED, message)
+        outbox.end(request)
+        self.close(request)

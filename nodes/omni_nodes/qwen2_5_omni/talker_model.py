@@ -6,13 +6,13 @@ embeddings on the last prompt rows that 5.23 leaves out when there is no padding
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from omni_graph.errors import Code, RequestError
-from omni_nodes.engine.engine import Engine, EngineLimits
+from omni_nodes.engine.engine import Computed, Engine, EngineLimits
 from omni_nodes.engine.sampler import Sampler
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
@@ -28,21 +28,26 @@ BEGINNING = 2  # rows after the prompt: the speaker's first, and the first thoug
 
 @dataclass(slots=True)
 class _Speech:
-    """One request: what was fed, and what the next draw depends on."""
+    """One request: what was fed, and what the next draw depends on. ``spoken`` counts the codes that were fed back;
+    ``text_ended``: the mark of the text's end was fed."""
 
     sampler: Sampler
     speaker: str
     prompt: int = 0
     next_position: int = 0
     begun: bool = False
+    spoken: int = 0
+    text_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``logits`` (V,) of a request's next code."""
+    """``codes`` are to be chosen for a request; ``logits`` (V,) of the last of them, None where it is forced like those
+    before it."""
 
     request: str
-    logits: torch.Tensor
+    codes: int
+    logits: torch.Tensor | None
 
 
 class TalkerModel:
@@ -80,6 +85,14 @@ class TalkerModel:
         self._requests[request] = _Speech(sampler, speaker)
         self._engine.open(request)
 
+    def force(self, request: str, choices: Sequence[tuple[int, ...]]) -> None:
+        """Codes to repeat, before the prompt comes. Raises RequestError for one outside the vocabulary."""
+        self._requests[request].sampler.force(choices, self._settings.decoder.vocab_size)
+
+    def forced(self, request: str) -> int:
+        """How many codes are still to repeat."""
+        return len(self._requests[request].sampler.forced)
+
     def close(self, request: str) -> None:
         """Forget a request, its KV included; idempotent."""
         self._requests.pop(request, None)
@@ -109,14 +122,13 @@ class TalkerModel:
         self._feed_reply(request, rows, state.next_position)
 
     @torch.inference_mode()
-    def feed_code(self, request: str, code: int, thought: Thought) -> None:
-        """Append the code said last, with the thought that goes with the next."""
-        text = self._rows(request, to_tensor(thought.state, self._device))
-        self._feed_spoken(request, code, text)
-
-    def feed_code_after_text(self, request: str, code: int, *, first: bool) -> None:
-        """Append the code said last where the text has ended: its end mark the ``first`` time, then padding for ever."""
-        self._feed_spoken(request, code, self._text_end if first else self._text_pad)
+    def feed_code(self, request: str, code: int, thought: Thought | None) -> None:
+        """Append the next code that was said, with the thought that goes with the one after it. None where the text has
+        ended: its end mark the first time, then padding for ever."""
+        state = self._requests[request]
+        row = self._embedded(code) + self._text_row(request, state, thought)
+        self._feed_reply(request, row, state.next_position + BEGINNING + state.spoken)
+        state.spoken += 1
 
     def plan(self, room: Mapping[str, int]) -> Plan:
         """Who advances; ``room`` is how many rows each request may compute."""
@@ -128,22 +140,32 @@ class TalkerModel:
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Prediction]:
-        """One packed forward, and the head once over all rows that predict a code."""
+        """One packed forward, and the head once over the last rows of those whose next code is not forced."""
         computed = self._engine.run(grants)
-        predicting = [c for c in computed if c.complete and self._requests[c.request].begun]
-        if not predicting:
-            return []
-        logits = self._codec_head(torch.stack([c.hidden[-1] for c in predicting]))
-        return [Prediction(c.request, row) for c, row in zip(predicting, logits)]
+        codes = {c.request: self._predicted(c) for c in computed}
+        drawing = [c for c in computed if codes[c.request] and not self.forced(c.request)]
+        logits: dict[str, torch.Tensor] = {}
+        if drawing:
+            rows = self._codec_head(torch.stack([c.hidden[-1] for c in drawing]))
+            logits = dict(zip((c.request for c in drawing), rows))
+        return [Prediction(request, count, logits.get(request)) for request, count in codes.items() if count]
+
+    def _predicted(self, computed: Computed) -> int:
+        """How many codes its rows predict: the first thought's row the first, and each code's row the next."""
+        state = self._requests[computed.request]
+        first = state.prompt + BEGINNING - 1
+        end = computed.start + len(computed.rows)
+        return max(0, end - max(computed.start, first)) if state.begun else 0
 
     def choose(self, prediction: Prediction) -> int:
-        """The next code. Raises RequestError where the logits are not finite."""
+        """The next code of ``prediction``. Raises RequestError where the logits are not finite."""
         return self._requests[prediction.request].sampler.draw(prediction.logits)
 
-    @torch.inference_mode()
-    def _feed_spoken(self, request: str, code: int, text: torch.Tensor) -> None:
-        state = self._requests[request]
-        self._feed_reply(request, self._embedded(code) + text, state.next_position + state.sampler.drawn + 1)
+    def _text_row(self, request: str, state: _Speech, thought: Thought | None) -> torch.Tensor:
+        if thought is not None:
+            return self._rows(request, to_tensor(thought.state, self._device))
+        first, state.text_ended = not state.text_ended, True
+        return self._text_end if first else self._text_pad
 
     def _feed_reply(self, request: str, rows: torch.Tensor, position: int) -> None:
         """Append rows whose positions go on from ``position`` on all three axes."""

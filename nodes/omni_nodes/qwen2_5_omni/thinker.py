@@ -1,12 +1,14 @@
 """The Thinker: prompt segments in; text, prompt states and thoughts out. Imports no torch.
 
 A request without room on an output that is read takes nothing, computes nothing, and keeps its KV; the others go on.
-The last token of a reply is never fed back. What nobody reads is not computed.
+The last token of a reply is never fed back. What nobody reads is not computed. A replay computes the tokens that it repeats
+many a step, like a prompt, and sends the same packets.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,6 +102,9 @@ class Thinker:
         self._requests[request] = _Request(params)
         self._model.open(request, sampling)
 
+    def force(self, request: str, choices: Sequence[tuple[int, ...]]) -> None:
+        self._model.force(request, choices)
+
     def close(self, request: str) -> None:
         self._requests.pop(request, None)
         self._model.close(request)
@@ -148,7 +153,7 @@ class Thinker:
             raise RequestError(request, Code.INVALID_INPUT, fault)
         self._model.feed_prompt(request, segment)
         if segment.last:
-            state.reply = self._new_reply(state)
+            state.reply = self._new_reply(request, state)
 
     def _fault(self, state: _Request, segment: PromptSegment) -> str:
         """What is wrong with the prompt so far; empty when it may be fed."""
@@ -161,11 +166,14 @@ class Thinker:
         unknown = ids[(ids < 0) | (ids >= size)]
         return f"the prompt has token id {unknown[0]}; allowed: 0 to {size - 1}" if len(unknown) else ""
 
-    def _new_reply(self, state: _Request) -> Reply:
+    def _new_reply(self, request: str, state: _Request) -> Reply:
         from omni_nodes.qwen2_5_omni.detokenizer import Detokenizer
         from omni_nodes.qwen2_5_omni.reply import Reply, StopRule
 
         limit = min(state.params.max_tokens, self._model.capacity - state.prompt.total())
+        if self._model.forced(request) > limit:
+            message = f"{self._model.forced(request)} tokens to repeat; allowed: {limit}, the reply's limit"
+            raise RequestError(request, Code.DIVERGED, message)
         rule = StopRule(self._ends | frozenset(state.params.stop_token_ids), limit)
         return Reply(Detokenizer(self._vocabulary, state.params.stop), rule)
 
@@ -177,7 +185,8 @@ class Thinker:
         return {request: self._rows(request, state, outbox) for request, state in waiting}
 
     def _rows(self, request: str, state: _Request, outbox: Outbox) -> int:
-        """A reply row makes a delta and a thought; prompt rows make packets of states, and the first delta at their end."""
+        """A reply row makes a delta and a thought, also where many are repeated at once; prompt rows make packets of states,
+        and the first delta at their end."""
         text = outbox.room(self.text, request)
         if state.reply is not None and state.reply.tokens:
             return min(text, outbox.room(self.thought, request))
@@ -186,19 +195,20 @@ class Thinker:
         return self._model.prompt_rows_within(request, outbox.room(self.states, request)) if text else 0
 
     def _deliver(self, advance: Advance, outbox: Outbox) -> None:
-        """Send what a request's step gave, then choose the next token and say so before anything depends on it."""
+        """Send what a request's step gave, row by row: the thought of the row, then the token that comes after it."""
         request = advance.request
         if outbox.routed(self.states, request):
             for packet in self._model.prompt_states(advance):
                 outbox.send(self.states, request, packet)
-        if outbox.routed(self.thought, request):
-            thought = self._model.thought(advance)
-            if thought is not None:
-                outbox.send(self.thought, request, thought)
-        if advance.logits is not None:
+        for row in advance.predicting:
+            if outbox.routed(self.thought, request):
+                thought = self._model.thought(advance, row)
+                if thought is not None:
+                    outbox.send(self.thought, request, thought)
             self._choose(advance, outbox)
 
     def _choose(self, advance: Advance, outbox: Outbox) -> None:
+        """Choose the next token, and say so before anything depends on it."""
         request = advance.request
         state = self._requests[request]
         assert state.reply is not None
@@ -208,7 +218,14 @@ class Thinker:
         if delta is not None and outbox.routed(self.text, request):
             outbox.send(self.text, request, delta)
         if state.reply.finish_reason:
-            outbox.end(request)
-            self.close(request)
+            self._finish(request, state.reply, outbox)
         else:
-            self._model.feed_token(request, token)
+            self._model.feed_reply(request)
+
+    def _finish(self, request: str, reply: Reply, outbox: Outbox) -> None:
+        left = self._model.forced(request)
+        if left:
+            message = f"token {reply.tokens - 1} ends the reply ({reply.finish_reason}), and {left} to repeat are left"
+            raise RequestError(request, Code.DIVERGED, message)
+        outbox.end(request)
+        self.close(request)

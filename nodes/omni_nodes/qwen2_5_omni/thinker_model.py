@@ -5,7 +5,7 @@ Never looks at a port or at text. Formulas are those of transformers' Qwen2_5Omn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +29,8 @@ POSITION_BYTES = 3 * 8
 
 @dataclass(slots=True)
 class _Prompted:
-    """One request: what was fed, and what the next draw depends on. ``media`` has a byte for each prompt row, 1 at media."""
+    """One request: what was fed, and what the next draw depends on. ``media`` has a byte for each prompt row, 1 at media;
+    ``fed`` counts the reply tokens that were fed back."""
 
     sampler: Sampler
     packets: StatePackets
@@ -37,13 +38,16 @@ class _Prompted:
     next_position: int = 0
     complete: bool = False
     tokens: list[int] = field(default_factory=list)
+    fed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one step gave a request: hidden states, and ``logits`` (V,) where they predict a token."""
+    """What one step gave a request: hidden states; ``predicting``, the indices of the rows after which a token comes; and
+    ``logits`` (V,) where the last of those tokens is not forced."""
 
     computed: Computed
+    predicting: range
     logits: torch.Tensor | None
 
     @property
@@ -80,6 +84,14 @@ class ThinkerModel:
         self._requests[request] = _Prompted(Sampler(request, NODE, sampling, seen), StatePackets(self.rows_a_packet))
         self._engine.open(request)
 
+    def force(self, request: str, choices: Sequence[tuple[int, ...]]) -> None:
+        """Tokens to repeat, before the prompt comes. Raises RequestError for one outside the vocabulary."""
+        self._requests[request].sampler.force(choices, self.vocabulary)
+
+    def forced(self, request: str) -> int:
+        """How many tokens are still to repeat."""
+        return len(self._requests[request].sampler.forced)
+
     def close(self, request: str) -> None:
         """Forget a request, its KV included; idempotent."""
         self._requests.pop(request, None)
@@ -114,13 +126,19 @@ class ThinkerModel:
         self._engine.feed(request, Rows(rows, to_tensor(segment.positions, device)), reply=reply)
 
     @torch.inference_mode()
-    def feed_token(self, request: str, token: int) -> None:
-        """Append a reply token, the last one that ``choose`` gave; all three axes go on by one a token."""
+    def feed_reply(self, request: str) -> None:
+        """Append the token chosen last, and with it all forced ones that another follows: the last may end the reply.
+        Nothing where the token went in with those before it. All three axes go on by one a token."""
         state = self._requests[request]
-        device = self._embed.weight.device
-        position = state.next_position + len(state.tokens) - 1
-        rows = Rows(self._embed(torch.tensor([token], device=device)), torch.full((3, 1), position, device=device))
-        self._engine.feed(request, rows)
+        if state.fed >= len(state.tokens):
+            return
+        tokens = [state.tokens[-1], *state.sampler.forced]
+        if state.sampler.forced:
+            tokens.pop()
+        device, first = self._embed.weight.device, state.next_position + state.fed
+        positions = torch.arange(first, first + len(tokens), device=device).expand(3, -1)
+        self._engine.feed(request, Rows(self._embed(torch.tensor(tokens, device=device)), positions))
+        state.fed += len(tokens)
 
     def plan(self, room: Mapping[str, int]) -> Plan:
         """Who advances; ``room`` is how many rows each request may compute."""
@@ -132,18 +150,25 @@ class ThinkerModel:
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Advance]:
-        """One packed forward, and the head once over all rows that predict a token."""
+        """One packed forward, and the head once over the last rows of those whose next token is not forced."""
         computed = self._engine.run(grants)
-        predicting = [c for c in computed if c.complete and self._requests[c.request].complete]
-        if not predicting:
-            return [Advance(c, None) for c in computed]
-        logits = self._lm_head(torch.stack([c.hidden[-1] for c in predicting]))
-        by_request = dict(zip((c.request for c in predicting), logits))
-        return [Advance(c, by_request.get(c.request)) for c in computed]
+        predicting = [self._predicting(c) for c in computed]
+        drawing = [c for c, rows in zip(computed, predicting) if rows and not self.forced(c.request)]
+        if not drawing:
+            return [Advance(c, rows, None) for c, rows in zip(computed, predicting)]
+        logits = self._lm_head(torch.stack([c.hidden[-1] for c in drawing]))
+        by_request = dict(zip((c.request for c in drawing), logits))
+        return [Advance(c, rows, by_request.get(c.request)) for c, rows in zip(computed, predicting)]
+
+    def _predicting(self, computed: Computed) -> range:
+        """The prompt's last row, and every one of the reply."""
+        state, count = self._requests[computed.request], len(computed.rows)
+        if computed.start >= len(state.media):
+            return range(count)
+        return range(count - 1, count) if computed.complete and state.complete else range(0)
 
     def choose(self, advance: Advance) -> int:
-        """The token that ``advance`` predicts. Raises RequestError where the logits are not finite."""
-        assert advance.logits is not None
+        """The next token that ``advance`` predicts. Raises RequestError where the logits are not finite."""
         state = self._requests[advance.request]
         token = state.sampler.draw(advance.logits)
         state.tokens.append(token)
@@ -161,10 +186,11 @@ class ThinkerModel:
         return list(state.packets.push(states, computed.rows.positions))
 
     @torch.inference_mode()
-    def thought(self, advance: Advance) -> Thought | None:
-        """The Thought of the reply token in ``advance``; None where its rows are the prompt's."""
+    def thought(self, advance: Advance, row: int) -> Thought | None:
+        """The Thought of the reply token in a row of ``advance``; None where the row is the prompt's."""
         computed, state = advance.computed, self._requests[advance.request]
-        if computed.start < len(state.media):
+        index = computed.start + row - len(state.media)
+        if index < 0:
             return None
-        token = state.tokens[computed.start - len(state.media)]
-        return Thought(from_tensor(computed.hidden + computed.rows.embeddings), token)
+        thought = computed.hidden[row : row + 1] + computed.rows.embeddings[row : row + 1]
+        return Thought(from_tensor(thought), state.tokens[index])

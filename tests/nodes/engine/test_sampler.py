@@ -120,6 +120,24 @@ def test_a_sampler_penalises_what_it_drew() -> None:
     assert [sampler.draw(torch.tensor([4.0, 3.0, 1.9])) for _ in range(4)] == [0, 1, 0, 0]
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 20])
+def test_forced_draws_leave_the_ones_after_them_as_they_were(count: int) -> None:
+    """The noise goes by position, the penalty by what was said, repeated or drawn; forced draws need no logits."""
+    params = SamplingParams(20, 1.5, repetition_penalty=3.0, seed=7)
+    once = Sampler("r1", "n", params, seen=torch.zeros(VOCABULARY, dtype=torch.bool))
+    drawn = [once.draw(logits_of(position)) for position in range(20)]
+    again = Sampler("r1", "n", params, seen=torch.zeros(VOCABULARY, dtype=torch.bool))
+    again.force([(token,) for token in drawn[:count]], VOCABULARY)
+    assert [again.draw(None if position < count else logits_of(position)) for position in range(20)] == drawn
+
+
+@pytest.mark.parametrize("choice", [(), (1, 2), (-1,), (VOCABULARY,)])
+def test_a_forced_draw_is_one_id_of_the_vocabulary(choice: tuple[int, ...]) -> None:
+    with pytest.raises(RequestError, match=r"choice 1 to repeat is .*; allowed: one id, 0 to 49") as caught:
+        Sampler("r1", "n", SamplingParams(8)).force([(3,), choice], VOCABULARY)
+    assert (caught.value.request, caught.value.code) == ("r1", Code.DIVERGED)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -169,6 +169,43 @@ def test_a_cancelled_request_leaves_nothing(node: BigVGAN) -> None:
     run.close("r")
 
 
+# ---- a replay
+
+
+@pytest.fixture
+def vocoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The requests in each call of the vocoder, as they come."""
+    sizes: list[int] = []
+    vocode = BigVGANModel.vocode
+    monkeypatch.setattr(BigVGANModel, "vocode", lambda m, mels: (sizes.append(len(mels)), vocode(m, mels))[1])
+    return sizes
+
+
+@pytest.mark.parametrize("lookahead", [0, 24])
+def test_sound_that_the_client_has_is_counted_and_not_computed(
+    node: BigVGAN, vocoded: list[int], lookahead: int
+) -> None:
+    inputs = {"r": {"mel": cut(mel(100), (24, 48, 28), lookahead)}}
+    whole = run_node(node, inputs)["r"]["audio"]
+    for has in range(len(whole) + 1):
+        vocoded.clear()
+        sent = run_node(node, inputs, accepted={"r": {"audio": has}}, windows={"mel": 2, "audio": 1})["r"]["audio"]
+        assert sent[:has] == [None] * has
+        assert_same(sent[has:], whole[has:])
+        assert len(vocoded) == len(whole) - has
+
+
+def test_a_replay_passes_a_request_that_runs_once(node: BigVGAN, vocoded: list[int]) -> None:
+    """What is skipped takes no part in a call, so that it costs the others nothing."""
+    inputs = {r: {"mel": cut(mel(84), (28,))} for r in ("again", "once")}
+    whole = run_node(node, {"once": inputs["once"]})["once"]["audio"]
+    vocoded.clear()
+    sent = run_node(node, inputs, accepted={"again": {"audio": len(whole) - 1}}, rng=random.Random(3))
+    assert_same(sent["again"]["audio"][-1:], whole[-1:])
+    assert_same(sent["once"]["audio"], whole)
+    assert sum(vocoded) == len(whole) + 1
+
+
 # ---- codes to sound, both stages
 
 
