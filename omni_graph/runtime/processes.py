@@ -10,10 +10,13 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
@@ -33,7 +36,8 @@ class ProcessHandle:
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         self._process = context.Process(target=child.main, args=(spec.to_json(), theirs), name=spec.name, daemon=True)
-        self._process.start()
+        with _main_of_our_own():
+            self._process.start()
         theirs.close()
         self.pid = self._process.pid or 0
         self._reader = threading.Thread(target=self._read, args=(ours,), name=f"watch {spec.name}", daemon=True)
@@ -117,6 +121,22 @@ class ProcessLauncher:
 
     def close(self) -> None:
         pass
+
+
+_starting = threading.Lock()
+
+
+@contextmanager
+def _main_of_our_own() -> Iterator[None]:
+    """multiprocessing imports the caller's main script again in every child, which runs it again where it has no guard.
+    A replica needs nothing of it, so it is shown an empty one."""
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _restore(before: Mapping[str, str | None]) -> None:

@@ -153,6 +153,18 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     eventually(lambda: not any(_alive(pid) for pid in pids))
 
 
+def test_a_script_without_a_main_guard_may_launch_processes(tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(HERE.parent.parent)!r})\n"
+        "from tests.runtime.graphs import chain, launch, words\n"
+        "with launch(chain(), 'processes') as app:\n"
+        "    print(app.run({'text': words('hi')}, outputs=['out'])['out'].text)\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "HI\n"), ran.stderr
+
+
 def test_a_poison_packet_does_not_disturb_requests_elsewhere() -> None:
     with launch(chain(), "threads") as app:
         for _ in range(3):
