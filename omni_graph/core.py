@@ -53,6 +53,20 @@ class _Request:
         self.ins: dict[int, InStream] = {}
         self.outs: dict[int, OutStream] = {}
 
+    def links(self) -> set[LinkId]:
+        """Those on which a Start was sent or received: what is lost on them is missing."""
+        return {out.link for out in self.outs.values()} | {one.link for one in self.ins.values() if one.started}
+
+    def links_with(self, peer: str) -> list[LinkId]:
+        """Those of them that lead to ``peer``."""
+        return sorted(link for link in self.links() if link.peer == peer)
+
+    def unlink(self, link: LinkId) -> None:
+        """The link is gone, and nothing had begun on it."""
+        for stream in self.ins.values():
+            if stream.link == link:
+                stream.unlink()
+
 
 class WorkerCore:
     """``nodes`` in the order of the graph; ``edges`` are those that touch one of them."""
@@ -75,6 +89,7 @@ class WorkerCore:
         self._outgoing: dict[LinkId, list[Frame]] = {}
         self._local: list[tuple[LinkId, Frame]] = []
         self._broken: list[tuple[LinkId, str]] = []
+        self._old: list[LinkId] = []
         self._heard: set[LinkId] = set()
         self._leftover: dict[tuple[str, int], str] = {}
         self._nodes = {key: HostedNode(key, node, self._emit, clock, observer) for key, node in nodes.items()}
@@ -107,6 +122,12 @@ class WorkerCore:
         out, self._broken = self._broken, []
         return out
 
+    def old_links(self) -> list[LinkId]:
+        """Links to drop at once: their requests were lost with another link to that peer, or at its end. They leave the
+        core."""
+        out, self._old = self._old, []
+        return out
+
     # ---- frames
 
     def receive(self, link: LinkId, frame: Frame) -> None:
@@ -115,20 +136,18 @@ class WorkerCore:
         try:
             self._receive(link, frame)
         except FlowControlError as error:
-            self._heard.discard(link)
             self._broken.append((link, str(error)))
-            self._lose(link, Code.PROTOCOL, str(error))
+            self._lose([link], Code.PROTOCOL, str(error))
         self._deliver_local()
 
     def lost(self, link: LinkId, reason: str) -> None:
         """A link has ended unannounced: its requests are dropped and reported; without the Gateway, all are dropped."""
-        self._heard.discard(link)
         if link.side is Side.CONTROL:
             for request in tuple(self._requests):
                 self._forget(request)
             self._leftover.clear()
         else:
-            self._lose(link, Code.LINK_LOST, reason)
+            self._old += self._lose([link], Code.LINK_LOST, reason)[1:]
 
     def _receive(self, link: LinkId, frame: Frame) -> None:
         if isinstance(frame, Data | Credit | Start | End | Stop):
@@ -254,6 +273,8 @@ class WorkerCore:
         timings = self._leftover.pop((frame.request, frame.attempt), "{}")
         if opened is not None and opened.attempt == frame.attempt:
             timings = self._forget(frame.request)
+            if isinstance(frame, Reset) and frame.peer:
+                self._old += self._lose(opened.links_with(frame.peer), Code.LINK_LOST, "the other end lost it")
         self._emit(CONTROL, Closed(frame.request, frame.attempt, timings))
 
     def _forget(self, request: str) -> str:
@@ -264,25 +285,27 @@ class WorkerCore:
 
     # ---- what goes wrong
 
-    def _lose(self, link: LinkId, code: Code, reason: str) -> None:
-        for request, opened in tuple(self._requests.items()):
-            if self._uses(opened, link):
-                self._report(Report(request, opened.attempt, code, "", reason, link.peer))
-            else:
-                for stream in opened.ins.values():
-                    if stream.link == link:
-                        stream.unlink()
+    def _lose(self, first: Iterable[LinkId], code: Code, reason: str) -> list[LinkId]:
+        """Report who had begun on these links; all links that are gone now.
+
+        Those that a request had begun on with the same peer go too, so that its next attempt begins on new ones. A link that
+        is newer than the loss stays: the request would have been lost with the old one.
+        """
+        gone = list(first)
+        for link in gone:
+            self._heard.discard(link)
+            for request, opened in tuple(self._requests.items()):
+                if link in opened.links():
+                    gone += [one for one in opened.links_with(link.peer) if code is Code.LINK_LOST and one not in gone]
+                    self._report(Report(request, opened.attempt, code, "", reason, link.peer))
+                else:
+                    opened.unlink(link)
+        return gone
 
     def _report(self, report: Report) -> None:
         """Tell the Gateway and drop the request; its timings wait for the Reset that will come."""
         self._emit(CONTROL, report)
         self._leftover[report.request, report.attempt] = self._forget(report.request)
-
-    @staticmethod
-    def _uses(opened: _Request, link: LinkId) -> bool:
-        if any(stream.link == link for stream in opened.outs.values()):
-            return True
-        return any(stream.link == link and stream.started for stream in opened.ins.values())
 
     def _fail(self, requests: Iterable[str], node: str, error: Exception) -> None:
         """Fail requests with what the node raised: one line, and below it the traceback as the detail."""

@@ -246,6 +246,7 @@ class HostedNode:
     def skip(self, port: Out[Any], request: str) -> None:
         if not self.skippable(port, request):
             raise FlowControlError(f"{self.name}.{port.name}: the packet that is due for {request} is not one to skip")
+        self._worked[request] = None
         self._put(port, request, None, 0)
 
     def end(self, request: str, port: Out[Any] | None = None) -> None:

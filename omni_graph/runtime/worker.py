@@ -14,7 +14,7 @@ from typing import Any
 
 from omni_graph.core import CONTROL, WorkerCore
 from omni_graph.errors import GraphError, NodeError
-from omni_graph.frames import GATEWAY, Frame, LinkId, LinkLost, Links, Open, Reset, Side
+from omni_graph.frames import GATEWAY, Frame, LinkId, LinkLost, Links, Open
 from omni_graph.node import Node, ports_of
 from omni_graph.observe.timing import Timings
 from omni_graph.resolve import node_class
@@ -74,22 +74,19 @@ class Worker:
     def _on(self, link: LinkId, frame: Frame | LinkLost) -> None:
         if isinstance(frame, LinkLost):
             self._on_lost(link, frame)
-            return
+        else:
+            self._on_frame(link, frame)
+        for old in self.core.old_links():
+            self.links.drop(old)
+
+    def _on_frame(self, link: LinkId, frame: Frame) -> None:
         if isinstance(frame, Open):
             log.info("%s: opened", frame.request)
             for ends in frame.edges:
                 peer = ends.reader if ends.writer.name == self.spec.name else ends.writer
                 if peer.name != self.spec.name:
                     self.links.introduce(peer)
-        if isinstance(frame, Reset) and frame.peer:
-            self._drop(frame.peer)
         self.core.receive(link, frame)
-
-    def _drop(self, peer: str) -> None:
-        """The peer has lost its link with us: what it sent on that one must not be heard again."""
-        for side in (Side.WRITES, Side.READS):
-            self.links.drop(LinkId(peer, side))
-            self.core.lost(LinkId(peer, side), "the other end lost it")
 
     def _on_lost(self, link: LinkId, lost: LinkLost) -> None:
         if link.peer == GATEWAY and link == CONTROL:
