@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from uuid import uuid4
 
 import zmq
@@ -87,6 +87,7 @@ class ZmqLinks:
             self._incoming = Incoming(self._context, endpoints, self._options, self._keys)
         except zmq.ZMQError as error:
             self._end_context()
+            _unlink(endpoints)
             raise LinkError(f"{name} cannot bind {' '.join(endpoints)}: {error}") from error
         self.address = Address(name, listing(self._incoming.endpoints), self._keys.public if self._keys else "")
         self._poller = zmq.Poller()
@@ -322,9 +323,7 @@ class ZmqLinks:
         self._incoming.close(max(0, math.ceil((deadline - self._clock()) * 1000)))
         self._end_context()
         self._mailbox.take()
-        for endpoint in self._incoming.endpoints:
-            if endpoint.startswith(IPC):
-                _unlink(endpoint.removeprefix(IPC))
+        _unlink(self._incoming.endpoints)
 
     def _await_callers(self, deadline: float) -> None:
         """A peer that has read our Goaway disconnects: wait for that, since its unread messages die with the ROUTER."""
@@ -351,8 +350,8 @@ class ZmqLinks:
         self._tally.add("bytes_received", wire.message_bytes(message))
 
 
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # libzmq has removed it already
+def _unlink(endpoints: Sequence[str]) -> None:
+    """Remove the socket files of ipc endpoints; libzmq leaves them, and some may not have been made."""
+    for endpoint in endpoints:
+        if endpoint.startswith(IPC):
+            Path(endpoint.removeprefix(IPC)).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import zmq
 
 from omni_graph.frames import PROTOCOL_VERSION, Address, Credit, Frame, Hello, LinkId, LinkLost, Side, Start
 from omni_graph.links.codec import Codec
+from omni_graph.links.keys import Curve, KeyPair
 from omni_graph.links.parts import MAX_HEADER_BYTES, MAX_PARTS
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES
@@ -28,21 +29,31 @@ Heard = dict[LinkId, list[Frame | LinkLost]]
 
 
 class Scene:
-    """A victim, an honest peer that keeps talking to it, and strangers."""
+    """A victim, an honest peer that keeps talking to it, and strangers. With ``keys`` mallory is one who was introduced."""
 
-    def __init__(self, directory: Path) -> None:
-        self.victim = ZmqLinks("victim", f"ipc://{directory}", LINK_TYPES)
-        self.honest = ZmqLinks("honest", f"ipc://{directory}", LINK_TYPES)
+    def __init__(self, bind: str, keys: KeyPair | None) -> None:
+        self.keys = keys
+        self.victim = self._links("victim", bind)
+        self.honest = self._links("honest", bind)
         self.honest.introduce(self.victim.address)
+        self.victim.introduce(self.honest.address)
+        if keys is not None:
+            self.victim.introduce(Address("mallory", "ipc:///nowhere", keys.public))
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heard: Heard = {}
         self._turn = 0
+
+    def _links(self, name: str, bind: str) -> ZmqLinks:
+        return ZmqLinks(name, bind, LINK_TYPES, curve=Curve(KeyPair()) if self.keys else None)
 
     def stranger(self, routing_id: bytes | None = None) -> zmq.Socket[bytes]:
         dealer = self.context.socket(zmq.DEALER)
         dealer.linger = 0
         if routing_id is not None:
             dealer.setsockopt(zmq.ROUTING_ID, routing_id)
+        if self.keys is not None:
+            dealer.setsockopt(zmq.MAXMSGSIZE, CODEC.max_part_bytes)
+            self.keys.call(dealer, self.victim.address.public_key)
         dealer.connect(self.victim.address.endpoint)
         return dealer
 
@@ -83,9 +94,9 @@ class Scene:
         self.context.destroy(linger=0)
 
 
-@pytest.fixture
-def scene(short_dir: Path) -> Iterator[Scene]:
-    made = Scene(short_dir)
+@pytest.fixture(params=["ipc", "tcp with CURVE"])
+def scene(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Scene]:
+    made = Scene(f"ipc://{short_dir}", None) if request.param == "ipc" else Scene("tcp://127.0.0.1", KeyPair())
     yield made
     made.close()
 
@@ -108,6 +119,15 @@ def bad_message(chance: random.Random) -> list[bytes]:
             HELLO,
         ]
     )
+
+
+def raw_connection(endpoint: str) -> socket.socket:
+    if endpoint.startswith("tcp://"):
+        host, port = endpoint.removeprefix("tcp://").split(":")
+        return socket.create_connection((host, int(port)))
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(endpoint.removeprefix("ipc://"))
+    return raw
 
 
 def resident_bytes() -> int:
@@ -190,12 +210,27 @@ def test_a_part_over_the_limit_never_reaches_us(scene: Scene) -> None:
     scene.honest_link_works()
 
 
+@pytest.mark.parametrize("scene", ["tcp with CURVE"], indirect=True)
+def test_no_message_of_a_stranger_passes_encryption(scene: Scene) -> None:
+    """Well-formed ZMTP, well-formed frames, no key: what a plain socket would hear, a guarded one never does."""
+    scene.honest_link_works()
+    received = scene.victim.counters().messages_received
+    scene.keys = None
+    for number in range(200):
+        dealer = scene.mallory(number)
+        dealer.send_multipart(LEGAL[number % len(LEGAL)])
+        scene.until(lambda number=number: scene.victim.counters().refused_callers > number)  # type: ignore[misc]
+        dealer.close()
+    assert scene.victim.counters().messages_received == received
+    assert scene.victim.counters().refused_callers == 200
+    scene.honest_link_works()
+
+
 def test_bytes_that_are_no_zmq_are_not_heard(scene: Scene) -> None:
     """500 raw connections full of noise, left in the middle: nothing is heard, nobody honest is lost."""
     chance = random.Random(13)
     for number in range(500):
-        with socket.socket(socket.AF_UNIX) as raw:
-            raw.connect(scene.victim.address.endpoint.removeprefix("ipc://"))
+        with raw_connection(scene.victim.address.endpoint) as raw:
             raw.send(chance.randbytes(chance.randint(1, 200)))
         if number % 50 == 0:
             scene.honest_link_works()

@@ -1,13 +1,15 @@
-"""The conformance kit over memory, ipc and tcp, on wires that are really cut; and the kit itself against planted faults."""
+"""The conformance kit over every kind of links, on wires that are really cut; and the kit itself against planted faults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from omni_graph.frames import Address
+from omni_graph.links.keys import Curve, KeyPair
 from omni_graph.links.memory import MemoryHub, MemoryLinks
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES, check_link
@@ -19,45 +21,57 @@ ALL_RULES = tuple(rule.__name__ for rule in RULES)
 
 
 class RelayedLinks(ZmqLinks):
-    """ZmqLinks that others reach through a relay."""
+    """ZmqLinks that others reach through relays, one for each endpoint."""
 
-    def __init__(self, name: str, bind: str, wiring: str) -> None:
-        super().__init__(name, bind, LINK_TYPES, wiring)
-        self.relay = Relay(self.address.endpoint)
-        self.bound, self.address = self.address, Address(name, self.relay.endpoint)
+    def __init__(self, name: str, binds: Sequence[str], wiring: str, curve: Curve | None) -> None:
+        super().__init__(name, binds, LINK_TYPES, wiring, curve=curve)
+        words = self.address.endpoint.split(" ")
+        self.relays = [Relay(endpoint) for endpoint in words[:2]]
+        relayed = " ".join([*(relay.endpoint for relay in self.relays), *words[2:]])
+        self.address = replace(self.address, endpoint=relayed)
+
+    @property
+    def schemes(self) -> set[str]:
+        """Those of the links that were opened from here and are still open."""
+        return {outgoing.endpoint[:3] for outgoing in self._outgoing.values()}
 
 
 class Wires:
     """Makes Links behind relays, and cuts the relays of two of them."""
 
-    def __init__(self, bind: str) -> None:
-        self._bind = bind
+    def __init__(self, binds: Sequence[str], *, encrypted: bool) -> None:
+        self._binds = binds
+        self._encrypted = encrypted
         self._made: dict[str, RelayedLinks] = {}
+        self.schemes: set[str] = set()
 
     def make(self, name: str, wiring: str) -> RelayedLinks:
-        self._made[name] = RelayedLinks(name, self._bind, wiring)
+        curve = Curve(KeyPair()) if self._encrypted else None
+        self._made[name] = RelayedLinks(name, self._binds, wiring, curve)
         return self._made[name]
 
     def cut(self, a: str, b: str) -> None:
         for name in (a, b):
-            self._made[name].relay.cut()
+            self.schemes |= self._made[name].schemes
+            for relay in self._made[name].relays:
+                relay.cut()
 
     def close(self) -> None:
         for links in self._made.values():
             links.close(0)
-            links.relay.close()
+            for relay in links.relays:
+                relay.close()
 
 
-@pytest.fixture(params=["ipc", "tcp"])
-def wires(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Wires]:
-    made = Wires("tcp://127.0.0.1" if request.param == "tcp" else f"ipc://{short_dir}")
-    yield made
-    made.close()
-
-
-def test_zmq_links_keep_every_rule(wires: Wires) -> None:
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("ipc", "ipc"), ("tcp", "tcp"), ("tcp with CURVE", "tcp"), ("ipc and tcp with CURVE", "ipc")]
+)
+def test_zmq_links_keep_every_rule(kind: str, scheme: str, short_dir: Path) -> None:
     """A rule that broke here would lose or double a user's packets."""
-    assert check_link(wires.make, cut=wires.cut).passed == ALL_RULES
+    binds = [bind for bind in (f"ipc://{short_dir}", "tcp://127.0.0.1") if bind[:3] in kind]
+    with closing(Wires(binds, encrypted="CURVE" in kind)) as wires:
+        assert check_link(wires.make, cut=wires.cut).passed == ALL_RULES
+        assert wires.schemes == {scheme}
 
 
 def test_memory_links_keep_every_rule() -> None:

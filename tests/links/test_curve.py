@@ -31,6 +31,7 @@ from omni_graph.frames import (
 from omni_graph.links.codec import Codec
 from omni_graph.links.gate import MOST_WAITING, ZAP_ENDPOINT
 from omni_graph.links.keys import Curve, KeyPair
+from omni_graph.links.profile import Heartbeat
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES
 from omni_graph.testing.link_bench import Bench, Peer
@@ -142,6 +143,18 @@ def test_a_writer_that_comes_before_its_reader_knows_it_is_let_in(room: Room) ->
     reader.links.introduce(writer.links.address)
     room.expect(reader, writer, Side.READS, [START])
     assert not writer.losses
+
+
+def test_who_waits_is_not_lost_by_heartbeat(room: Room) -> None:
+    """A reader may be busy for longer than a heartbeat's patience before it reads its Open."""
+    reader = room.links("reader")
+    writer = ZmqLinks("writer", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), heartbeat=Heartbeat(10, 30))
+    writer.introduce(reader.links.address)
+    writer.send(LinkId("reader", Side.WRITES), [START])
+    room.waiting(reader, 1)
+    assert writer.poll(0.1) == []
+    room.waiting(reader, 1)
+    writer.close(0)
 
 
 def test_in_any_order_of_opens_every_link_comes_up(room: Room) -> None:
