@@ -141,14 +141,14 @@ def _connect(address: str) -> None:
 
 def _start_local() -> None:
     _started.folder = tempfile.mkdtemp(prefix="omni-graph-ray-", dir="/tmp")  # socket paths are at most 107 bytes
-    environment = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(_make_token(Path(_started.folder)))}
-    with _environment(environment | {"RAY_USAGE_STATS_ENABLED": "0"}, without=(AUTH_TOKEN,)), _loopback():
+    token = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(_make_token(Path(_started.folder)))}
+    with _environment(token | {"RAY_USAGE_STATS_ENABLED": "0"}, without=(AUTH_TOKEN,)), _loopback():
         _forget_authentication()
         ray.init(
             address="local",
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=_started.folder,
+            _temp_dir=f"{_started.folder}/r",  # Ray opens this folder to everybody; the one around it is closed
             **QUIET,
         )
     where = ray.util.get_node_ip_address()

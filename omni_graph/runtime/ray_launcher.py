@@ -28,7 +28,7 @@ from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
 PLACE_TIMEOUT_S = 60.0
 SILENT_S = 3.0  # an actor answers every second; one that is silent for longer is taken to be in a step
-HEAR_S = 1.0  # a process that has not heard Ray's kill by then (it is stopped) is killed from here
+HEAR_S = 1.0  # a process that has not heard Ray's kill by then is killed from here
 END_S = 5.0
 
 
@@ -47,6 +47,7 @@ class RayHandle:
         self.state = State.PLACING
         self.address: Address | None = None
         self.pid = 0
+        self.host = ""
         self._cluster = cluster
         self._place_timeout_s = place_timeout_s
         self._changed = changed
@@ -59,7 +60,7 @@ class RayHandle:
         options = actor_options(spec, working_dir)
         self._actor: Any = ray.remote(ReplicaActor).options(**options).remote(spec.to_json(), machine())
         self._threads: list[threading.Thread] = []
-        self._watch("follow", self._follow)
+        self._follower = self._watch("follow", self._follow)
 
     @property
     def beat(self) -> Beat:
@@ -71,10 +72,11 @@ class RayHandle:
 
     # ---- its life
 
-    def _watch(self, what: str, target: Callable[[], None]) -> None:
+    def _watch(self, what: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"{what} {self.spec.name}", daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _follow(self) -> None:
         try:
@@ -106,7 +108,7 @@ class RayHandle:
         return True
 
     def _settle(self, home: Home) -> None:
-        self._home, self.pid = home, home.pid
+        self._home, self.pid, self.host = home, home.pid, home.address
         if home.machine == machine():
             try:
                 self._pidfd = os.pidfd_open(home.pid)
@@ -151,16 +153,18 @@ class RayHandle:
         self._stopping = True
         if self.state is State.READY:
             self._actor.stop.remote()
-            self._threads[0].join(grace_s)
-        self.kill()
-
-    def kill(self) -> None:
+            self._follower.join(grace_s)
         ray.kill(self._actor, no_restart=True)
         self._join(HEAR_S)
+        self.kill()
+        self._join(END_S)
+
+    def kill(self) -> None:
+        """At once, without waiting. A process that is stopped does not hear Ray; on this machine it need not."""
         with self._lock:
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._join(END_S)
+        ray.kill(self._actor, no_restart=True)
 
     def _join(self, timeout_s: float) -> None:
         until = time.monotonic() + timeout_s

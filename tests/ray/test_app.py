@@ -1,0 +1,49 @@
+"""What callers rely on over threads and processes holds over Ray actors: the same tests, on a local Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from omni_graph.runtime.app import App
+from tests.runtime import test_app as everywhere
+from tests.runtime.graphs import chain, launch
+from tests.runtime.test_app import (  # noqa: F401
+    test_a_deadline_ends_the_request_everywhere,
+    test_a_dropped_output_is_not_waited_for,
+    test_admission_is_bounded_and_says_what_is_full,
+    test_an_output_that_is_not_asked_for_is_not_computed,
+    test_asyncio_callers_share_the_app,
+    test_bad_requests_are_refused_before_they_start,
+    test_cancelled_requests_leave_no_state,
+    test_every_stage_that_was_routed_is_timed,
+    test_live_inputs_stream_through,
+    test_many_threads_may_call,
+    test_packets_come_out_in_order_and_whole,
+    test_params_and_the_seed_reach_the_node,
+    test_what_a_node_raises_fails_that_request_alone,
+)
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def app(local_ray: None) -> Iterator[App]:
+    with launch(chain(), "ray", stages={"a": {"replicas": 2}}, max_requests=8, queue=4) as running:
+        yield running
+
+
+def test_status_names_every_replica(app: App) -> None:
+    status = app.status()
+    assert status["launcher"] == "ray"
+    assert [replica["id"] for replica in status["stages"]["a"]["replicas"]] == ["a/0.0", "a/1.0"]
+    assert len({replica["pid"] for stage in status["stages"].values() for replica in stage["replicas"]}) == 3
+
+
+def test_a_reader_that_stops_pauses_its_own_request_only() -> None:
+    everywhere.test_a_reader_that_stops_pauses_its_own_request_only("ray")
+
+
+def test_arrays_arrive_as_sent() -> None:
+    everywhere.test_arrays_arrive_as_sent("ray")
