@@ -19,6 +19,7 @@ from omni_graph.errors import (
     OmniGraphError,
     Overloaded,
     RequestError,
+    ScaleError,
 )
 from omni_graph.node import UNLIMITED, In, Inbox, Node, NoParams, Out, Outbox
 
@@ -75,6 +76,7 @@ __all__ = [
     "PacketEvent",
     "RequestError",
     "Result",
+    "ScaleError",
     "StreamNode",
     "alaunch",
     "launch",

@@ -18,6 +18,7 @@ class Code(StrEnum):
     LINK_LOST = "link_lost"
     REPLICA_DIED = "replica_died"
     STUCK = "stuck"
+    DRAINED = "drained"
     WEDGED = "wedged"
     POISON = "poison"
     PROTOCOL = "protocol"
@@ -29,8 +30,9 @@ class Code(StrEnum):
     CLOSED = "closed"
 
 
-REPLAYED = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK})  # faults that another replica may mend
-RETRYABLE = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK, Code.UNAVAILABLE, Code.OVERLOADED, Code.CLOSED})
+# what another replica may mend
+REPLAYED = frozenset({Code.LINK_LOST, Code.REPLICA_DIED, Code.STUCK, Code.DRAINED})
+RETRYABLE = REPLAYED | {Code.UNAVAILABLE, Code.OVERLOADED, Code.CLOSED}
 
 
 class OmniGraphError(Exception):
@@ -88,6 +90,10 @@ class LaunchError(OmniGraphError):
     """A deployment could not be started. The message names the replica and shows its last log lines."""
 
 
+class ScaleError(OmniGraphError):
+    """A running deployment cannot be changed as asked. The message names the stage, and how it is now."""
+
+
 class RequestError(OmniGraphError):
     """One request did not complete. Nodes raise it to fail exactly that request; callers receive it.
 
@@ -107,7 +113,11 @@ class RequestError(OmniGraphError):
 
 
 class Overloaded(RequestError):
-    """No room to admit the request now; try again later."""
+    """No room to admit the request now. ``stage`` is the fullest; try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, request: str, message: str, *, stage: str = "", retry_after_s: int = 1):
+        super().__init__(request, Code.OVERLOADED, message, stage=stage)
+        self.retry_after_s = retry_after_s
 
 
 class Cancelled(RequestError):
@@ -120,8 +130,9 @@ class DeadlineExceeded(RequestError):
 
 def request_error(request: str, code: Code, message: str, stage: str = "") -> RequestError:
     """The exception class that belongs to ``code``."""
+    if code is Code.OVERLOADED:
+        return Overloaded(request, message, stage=stage)
     kinds: dict[Code, type[RequestError]] = {
-        Code.OVERLOADED: Overloaded,
         Code.CANCELLED: Cancelled,
         Code.DEADLINE_EXCEEDED: DeadlineExceeded,
     }

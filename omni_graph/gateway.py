@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omni_graph.errors import REPLAYED, Code, FlowControlError, request_error
+from omni_graph.errors import REPLAYED, Code, FlowControlError, Overloaded, request_error
 from omni_graph.frames import (
     GATEWAY,
     Address,
@@ -34,6 +34,7 @@ from omni_graph.frames import (
     Stop,
 )
 from omni_graph.gateway_request import Ended, Event, GatewayRequest, Released, Submission
+from omni_graph.pace import Pace
 from omni_graph.replay import Diverged
 from omni_graph.router import Route, Router
 from omni_graph.topology import Topology as Topology
@@ -58,6 +59,8 @@ class GatewayCore:
         self._router = Router(set(topology.host_of.values()))
         self._requests: dict[str, GatewayRequest] = {}
         self._queue: deque[str] = deque()
+        self._pace = Pace()
+        self._refusing = False
         self._outgoing: dict[LinkId, list[Frame]] = {}
         self._events: list[tuple[str, Event]] = []
         self._broken: list[tuple[LinkId, str]] = []
@@ -115,14 +118,14 @@ class GatewayCore:
 
     # ---- replicas
 
-    def replica_up(self, host: str, address: Address, now: float) -> None:
-        """A replica is ready to serve."""
-        self._router.add(host, address, self._topology.slots[host])
+    def replica_up(self, host: str, address: Address, now: float, revision: int = 0) -> None:
+        """A replica is ready to serve, with this revision of config and weights."""
+        self._router.add(host, address, self._topology.slots[host], revision)
         self._admit(now)
 
-    def expect(self, host: str, coming: bool, now: float) -> None:
-        """A replica of ``host`` is on its way, or none is: then requests that need one fail at once."""
-        self._router.expect(host, coming)
+    def expect(self, host: str, revisions: Iterable[int], now: float) -> None:
+        """Replicas of ``host`` of these revisions are on their way; with none, requests that need one fail at once."""
+        self._router.expect(host, revisions)
         self._admit(now)
 
     def drain(self, name: str) -> None:
@@ -130,10 +133,10 @@ class GatewayCore:
         self._router.drain(name)
 
     def replica_down(self, name: str, code: Code, message: str, now: float) -> None:
-        """A replica died or is stuck: its requests are replayed elsewhere, or fail. Idempotent.
+        """A replica died, is stuck, or leaves drained: its requests are replayed elsewhere, or fail. Idempotent.
 
-        A request that has lost a replica before is replayed alone in that stage for a while; one that takes that replica down
-        too, alone, is poison.
+        A request that has lost a replica before is replayed alone in that stage for a while; one that takes that replica
+        down too, alone, is poison. A drain is nobody's fault and counts for neither.
         """
         if not self._router.knows(name):
             return
@@ -144,7 +147,7 @@ class GatewayCore:
             one.route = {host: address for host, address in one.route.items() if address.name != name}
             one.closing.discard(name)
             self._fault(one, code, message, host, now)
-            if one.state == "resetting" and one.faults > 1:
+            if one.state == "resetting" and one.faults > 1 and code is not Code.DRAINED:
                 one.alone_in.add(host)
                 if request in poisoned:
                     one.failure = request_error(request, Code.POISON, f"took down {name} alone: {message}", host)
@@ -160,15 +163,17 @@ class GatewayCore:
         request, hosts = submission.request, self._topology.hosts(submission.stages)
         if request in self._requests:
             raise FlowControlError(f"a second request called {request}, which is not over yet")
+        if self._refusing:
+            raise request_error(request, Code.CLOSED, "the deployment is being shut down")
         dead = self._router.without_replica(hosts)
         if dead is not None:
             raise request_error(request, Code.UNAVAILABLE, "no live replica", dead)
         busy = self.running >= self._topology.max_requests or self._queue or not self._router.has_room(hosts)
         if busy and len(self._queue) >= self._topology.queue:
-            message = (
-                f"{self.running} running, {len(self._queue)} waiting (queue: {self._topology.queue}); try again later"
-            )
-            raise request_error(request, Code.OVERLOADED, message, self._router.fullest(hosts))
+            again = self._pace.retry_after_s(len(self._queue) + 1, now)
+            message = f"{self.running} running, {len(self._queue)} waiting (queue: {self._topology.queue}); "
+            message += f"try again in {again} s"
+            raise Overloaded(request, message, stage=self._router.fullest(hosts), retry_after_s=again)
         self._requests[request] = GatewayRequest(submission, now, self._topology, self._emit, self._tell)
         self._queue.append(request)
         self._admit(now)
@@ -206,6 +211,10 @@ class GatewayCore:
         if request in self._requests:
             self._end(self._requests[request], Code.CANCELLED, "cancelled by the caller", "", now)
             self._admit(now)
+
+    def refuse(self) -> None:
+        """Admit nothing any more; what was admitted goes on."""
+        self._refusing = True
 
     def cancel_all(self, now: float) -> None:
         """The deployment closes."""
@@ -321,19 +330,24 @@ class GatewayCore:
         while self._queue and self.running < self._topology.max_requests:
             one = self._requests[self._queue[0]]
             hosts = self._topology.hosts(one.submission.stages)
-            dead = self._router.without_replica(hosts)
+            pinned = one.revisions if one.has_delivered else {}
+            dead = self._router.without_replica(hosts, pinned)
             if dead is not None:
-                self._end(one, Code.UNAVAILABLE, "no live replica", dead, now)
+                began = f" of revision {pinned[dead]}, on which the answer began" if pinned else ""
+                self._end(one, Code.UNAVAILABLE, f"no live replica{began}", dead, now)
                 continue
-            route = self._router.route(one.request, hosts, one.alone_in)
+            session = one.submission.session
+            route = self._router.route(one.request, hosts, one.alone_in, session=session, revisions=pinned)
             if route is None:
                 return
             self._queue.popleft()
+            self._pace.admitted(now)
             self._open(one, route, now)
             self._complete_if_done(one, now)
 
     def _open(self, one: GatewayRequest, route: Route, now: float) -> None:
         one.state, one.route, one.attempt, one.opened_at = "open", route, one.attempt + 1, now
+        one.revisions = {host: self._router.revision(address.name) for host, address in route.items()}
         routed = tuple(self._topology.routed_edges(one.submission.stages, one.submission.outputs))
         edges = tuple(EdgeEnds(e.number, self._end_at(e.writer, route), self._end_at(e.reader, route)) for e in routed)
         for address in dict.fromkeys(route.values()):
@@ -419,8 +433,8 @@ class GatewayCore:
             self._end(one, code, message, stage, now)
             return
         one.failure = request_error(one.request, code, message, stage)
-        one.final = not one.may_replay
-        one.faults += 1
+        one.final = not (one.may_move if code is Code.DRAINED else one.may_replay)
+        one.faults += code is not Code.DRAINED
         one.state = "resetting"
         one.closing = one.members
         for name in sorted(one.closing):

@@ -22,7 +22,8 @@ from omni_graph.wiring import Edge
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request as the caller made it. ``stages``: those that the asked outputs need; ``params`` is checked JSON."""
+    """A request as the caller made it. ``stages``: those that the asked outputs need; ``params`` is checked JSON;
+    ``session``: a key that keeps requests on the replicas that hold its state, or empty."""
 
     request: str
     stages: tuple[str, ...]
@@ -31,6 +32,7 @@ class Submission:
     seed: int
     deadline_s: float
     traceparent: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class GatewayRequest:
         self.state = "waiting"
         self.attempt = 0
         self.route: Route = {}
+        self.revisions: dict[str, int] = {}
         self.closing: set[str] = set()
         self.faults = 0
         self.failure: RequestError | None = None
@@ -294,10 +297,20 @@ class GatewayRequest:
 
     @property
     def may_replay(self) -> bool:
-        """Retries are left, every input can be given again, and no stage on the way must run only once."""
-        if self.faults >= self._topology.retries or self._topology.once.intersection(self.submission.stages):
+        """Retries are left, and it may move."""
+        return self.faults < self._topology.retries and self.may_move
+
+    @property
+    def may_move(self) -> bool:
+        """Every input can be given again, and no stage on the way must run only once."""
+        if self._topology.once.intersection(self.submission.stages):
             return False
         return all(supply.replayable for supply in self._supply.values())
+
+    @property
+    def has_delivered(self) -> bool:
+        """The client has a part of the answer: whatever goes on with it must be of the same revisions."""
+        return any(accepted.count or accepted.ended is not None for accepted in self._accepted.values())
 
     @property
     def retries(self) -> int:

@@ -2,41 +2,49 @@
 
 A stage is known here by its host: stages that live in one worker share its replicas and take one slot together.
 Invariant: used slots of a replica = admitted requests routed over it that are not released; never above its slots.
+A session is a wish, never a claim: a replica that served it before is preferred while it has a free slot.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from omni_graph.frames import Address
 
 Route = dict[str, Address]
+ANY: Mapping[str, int] = {}
+SESSIONS = 10_000
 
 
 @dataclass(slots=True)
 class _Replica:
     address: Address
     slots: int
+    revision: int = 0
     draining: bool = False
     alone: str = ""
     requests: dict[str, None] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
-        return 0 if self.draining or self.alone else self.slots - len(self.requests)
+        return 0 if self.alone else self.slots - len(self.requests)
 
 
 class Router:
-    """Live replicas by host stage, and who uses them."""
+    """Live replicas by host stage, and who uses them. ``revisions`` (host -> revision): those a request began on, and so
+    the only ones that may go on with it; a host that is not in it may serve with any."""
 
-    def __init__(self, hosts: Iterable[str]) -> None:
+    def __init__(self, hosts: Iterable[str], sessions: int = SESSIONS) -> None:
         self._replicas: dict[str, dict[str, _Replica]] = {host: {} for host in hosts}
-        self._coming: set[str] = set()
+        self._coming: dict[str, frozenset[int]] = {}
+        self._sessions: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._most_sessions = sessions
 
-    def add(self, host: str, address: Address, slots: int) -> None:
+    def add(self, host: str, address: Address, slots: int, revision: int = 0) -> None:
         """A replica is ready."""
-        self._replicas[host][address.name] = _Replica(address, slots)
+        self._replicas[host][address.name] = _Replica(address, slots, revision)
 
     def remove(self, name: str) -> tuple[str, ...]:
         """A replica is gone; the requests that were routed over it."""
@@ -55,14 +63,32 @@ class Router:
     def knows(self, name: str) -> bool:
         return any(name in replicas for replicas in self._replicas.values())
 
-    def expect(self, host: str, coming: bool) -> None:
-        """A replica of ``host`` is on its way, or none is: while one is, requests wait for it."""
-        (self._coming.add if coming else self._coming.discard)(host)
+    def revision(self, name: str) -> int:
+        """The revision that a live replica serves with."""
+        return next(replicas[name].revision for replicas in self._replicas.values() if name in replicas)
 
-    def route(self, request: str, hosts: Iterable[str], alone: Collection[str] = ()) -> Route | None:
-        """A slot in a replica of every host, least loaded first, or None and nothing taken. In the hosts of ``alone`` the
-        request has its replica to itself."""
-        chosen = {host: self._empty(host) if host in alone else self._best(host) for host in hosts}
+    def expect(self, host: str, revisions: Iterable[int]) -> None:
+        """Replicas of ``host`` of these revisions are on their way: while they are, requests wait for them."""
+        self._coming[host] = frozenset(revisions)
+
+    def route(
+        self,
+        request: str,
+        hosts: Iterable[str],
+        alone: Collection[str] = (),
+        *,
+        session: str = "",
+        revisions: Mapping[str, int] = ANY,
+    ) -> Route | None:
+        """A slot in a replica of every host, or None and nothing taken: the one that served ``session`` last, else the
+        least loaded. In the hosts of ``alone`` the request has its replica to itself."""
+        before = self._sessions.get(session, {})
+        chosen = {
+            host: self._empty(host, revisions.get(host))
+            if host in alone
+            else self._best(host, revisions.get(host), before.get(host, ""))
+            for host in hosts
+        }
         if any(replica is None for replica in chosen.values()):
             return None
         route = {}
@@ -71,11 +97,25 @@ class Router:
             replica.requests[request] = None
             replica.alone = request if host in alone else ""
             route[host] = replica.address
+        if session:
+            self._remember(session, {host: address.name for host, address in route.items()})
         return route
 
-    def _empty(self, host: str) -> _Replica | None:
-        ready = (replica for replica in self._replicas[host].values() if not replica.draining)
-        return next((replica for replica in ready if not replica.requests), None)
+    def _remember(self, session: str, names: Mapping[str, str]) -> None:
+        self._sessions.setdefault(session, {}).update(names)
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > self._most_sessions:
+            self._sessions.popitem(last=False)
+
+    def _serving(self, host: str, revision: int | None) -> list[_Replica]:
+        """Who takes new requests; for one that began on a revision which only draining replicas still have, those."""
+        fit = [one for one in self._replicas[host].values() if revision is None or one.revision == revision]
+        serving = [one for one in fit if not one.draining]
+        last_ones = revision is not None and revision not in self._coming.get(host, frozenset())
+        return fit if not serving and last_ones else serving
+
+    def _empty(self, host: str, revision: int | None) -> _Replica | None:
+        return next((replica for replica in self._serving(host, revision) if not replica.requests), None)
 
     def share(self, request: str) -> None:
         """The request needs its replicas to itself no longer."""
@@ -95,11 +135,11 @@ class Router:
 
     def has_room(self, hosts: Iterable[str]) -> bool:
         """A replica of every host has a free slot."""
-        return all(self._best(host) is not None for host in hosts)
+        return all(self._best(host, None) is not None for host in hosts)
 
-    def _best(self, host: str) -> _Replica | None:
-        free = [replica for replica in self._replicas[host].values() if replica.free > 0]
-        return min(free, key=lambda replica: len(replica.requests), default=None)
+    def _best(self, host: str, revision: int | None, preferred: str = "") -> _Replica | None:
+        free = [replica for replica in self._serving(host, revision) if replica.free > 0]
+        return min(free, key=lambda one: (one.address.name != preferred, len(one.requests)), default=None)
 
     def release(self, request: str) -> None:
         """The request's slots are free again. Idempotent."""
@@ -109,13 +149,18 @@ class Router:
                 if replica.alone == request:
                     replica.alone = ""
 
-    def without_replica(self, hosts: Iterable[str]) -> str | None:
-        """The first host that has no replica, and none on its way."""
-        return next((host for host in hosts if not self._replicas[host] and host not in self._coming), None)
+    def without_replica(self, hosts: Iterable[str], revisions: Mapping[str, int] = ANY) -> str | None:
+        """The first host that has no replica to serve, and none on its way."""
+        return next((host for host in hosts if self._is_without(host, revisions.get(host))), None)
+
+    def _is_without(self, host: str, revision: int | None) -> bool:
+        coming = self._coming.get(host, frozenset())
+        is_coming = bool(coming) if revision is None else revision in coming
+        return not is_coming and not self._serving(host, revision)
 
     def fullest(self, hosts: Iterable[str]) -> str:
         """The host with the fewest free slots: the one to name when there is no room."""
-        return min(hosts, key=lambda host: sum(max(0, r.free) for r in self._replicas[host].values()))
+        return min(hosts, key=lambda host: sum(max(0, replica.free) for replica in self._serving(host, None)))
 
     def load(self) -> Mapping[str, int]:
         """Requests per replica name."""

@@ -79,12 +79,12 @@ class GatewayLoop:
 
         self.call(run)
 
-    def replica_up(self, host: str, address: Address) -> None:
+    def replica_up(self, host: str, address: Address, revision: int) -> None:
         """A replica serves from now on."""
 
         def run(core: GatewayCore, now: float) -> None:
             self._links.introduce(address)
-            core.replica_up(host, address, now)
+            core.replica_up(host, address, now, revision)
 
         self.call(run)
 

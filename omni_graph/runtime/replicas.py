@@ -21,17 +21,20 @@ from omni_graph.supervision import Supervision
 
 log = logging.getLogger("omni_graph.supervisor")
 WATCH_S = 0.05
+STOP_GRACE_S = 5.0
+CLOSED = "the deployment is closed"
 OnChange = Callable[[Change], None]
 
 
 @dataclass(slots=True)
 class Replica:
     """One place of a stage, through all its lives. ``state`` is what the Gateway has been told, so never ahead of it;
-    ``going``: it is being taken away and must not come back."""
+    ``going``: it is being taken away and must not come back; ``revision`` of its config and weights."""
 
     host: str
     index: int
     spec: ReplicaSpec
+    revision: int = 0
     handle: Handle | None = None
     state: State = State.LOADING
     life: int = -1
@@ -84,13 +87,15 @@ class Replicas:
 
     # ---- start
 
-    def add(self, spec: ReplicaSpec, count: int = 1) -> list[Replica]:
-        """Start ``count`` more replicas like ``spec``; returns at once."""
+    def add(self, spec: ReplicaSpec, count: int = 1, revision: int = 0) -> list[Replica]:
+        """Start ``count`` more replicas like ``spec``; returns at once. Raises LaunchError once the deployment is closed."""
         with self._lock:
+            if self._closed.is_set():
+                raise LaunchError(f"{spec.stage}: {CLOSED}")
             stage = self._stages.setdefault(spec.stage, _Stage())
             made = []
             for _ in range(count):
-                replica = Replica(spec.stage, stage.next_index, spec)
+                replica = Replica(spec.stage, stage.next_index, spec, revision)
                 stage.replicas[stage.next_index] = replica
                 stage.next_index += 1
                 made.append(replica)
@@ -109,7 +114,9 @@ class Replicas:
     def wait_ready(self, replicas: Sequence[Replica], timeout_s: float) -> None:
         """Until all are ready. Raises LaunchError as soon as one has ended, with its last log lines, or at the timeout."""
         with self._changed_state:
-            done = self._changed_state.wait_for(lambda: _settled(replicas), timeout_s)
+            done = self._changed_state.wait_for(lambda: self._closed.is_set() or _settled(replicas), timeout_s)
+        if self._closed.is_set():
+            raise LaunchError(CLOSED)
         failed = next((replica for replica in replicas if replica.state in ENDED), None)
         if failed is not None:
             raise LaunchError(_why(failed))
@@ -133,7 +140,7 @@ class Replicas:
         if change.state is State.READY and change.address is not None:
             replica.ready_since = time.monotonic()
             self._stages[replica.host].circuit_open = False
-            self._gateway.replica_up(replica.host, change.address)
+            self._gateway.replica_up(replica.host, change.address, replica.revision)
             self._tell_hope(replica.host)
         elif change.state not in STARTING:
             code = Code.STUCK if change.state is State.STUCK else Code.REPLICA_DIED
@@ -159,7 +166,8 @@ class Replicas:
 
     def _tell_hope(self, host: str) -> None:
         """Dead replicas come back, so requests wait for one; while the circuit is open they fail at once."""
-        coming = not self._stages[host].circuit_open
+        stage = self._stages[host]
+        coming = {one.revision for one in stage.replicas.values() if not one.going and not stage.circuit_open}
         self._gateway.post(lambda core, now: core.expect(host, coming, now))
 
     # ---- the watch
@@ -209,15 +217,19 @@ class Replicas:
     # ---- taking away
 
     def remove(self, replica: Replica, drain_s: float) -> None:
-        """Drain a replica and end it: it gets no new requests, and up to ``drain_s`` for those it has."""
-        replica.going = True
-        handle = replica.handle
+        """Drain a replica and end it: it gets no new requests, and up to ``drain_s`` seconds for those it has; what it still
+        has then is replayed elsewhere."""
+        with self._lock:
+            replica.going = True
+            handle = replica.handle
+            self._tell_hope(replica.host)
         if handle is not None:
             name = handle.spec.name
             self._gateway.call(lambda core, now: core.drain(name))
             self._wait_idle(name, drain_s)
-            self._gateway.call(lambda core, now: core.replica_down(name, Code.REPLICA_DIED, "drained", now))
-            handle.stop(drain_s)
+            why = f"{name} was drained and still at work after {drain_s:g} s"
+            self._gateway.call(lambda core, now: core.replica_down(name, Code.DRAINED, why, now))
+            handle.stop(STOP_GRACE_S)
         with self._lock:
             self._stages[replica.host].replicas.pop(replica.index, None)
 
@@ -228,12 +240,14 @@ class Replicas:
                 return
 
     def stop_watching(self) -> None:
-        """The deployment closes: replicas that end from now on are meant to."""
-        self._closed.set()
+        """The deployment closes: replicas that end from now on are meant to, and none is started."""
+        with self._changed_state:
+            self._closed.set()
+            self._changed_state.notify_all()
 
     def close(self, grace_s: float) -> None:
         """End all of them. Idempotent."""
-        self._closed.set()
+        self.stop_watching()
         handles = [replica.handle for replica in self if replica.handle is not None]
         stops = [threading.Thread(target=handle.stop, args=(grace_s,)) for handle in handles]
         for stop in stops:
@@ -255,6 +269,7 @@ class Replicas:
             "busy": round(handle.beat.busy_s, 3),
             "queued_packets": handle.beat.queued_packets,
             "restarts": replica.life,
+            "revision": replica.revision,
         }
 
 

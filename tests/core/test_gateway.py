@@ -50,8 +50,11 @@ THINK, TALK = "think/0.0", "talk/0.0"
 class Client:
     """A Gateway with simulated replicas that do only what a test says."""
 
-    def __init__(self, *, slots: int = 4, max_requests: int = 4, queue: int = 2, replicas: bool = True) -> None:
-        topology = Topology(EDGES, {"think": "think", "talk": "talk"}, {"think": slots, "talk": 9}, max_requests, queue)
+    def __init__(
+        self, *, slots: int = 4, max_requests: int = 4, queue: int = 2, replicas: bool = True, retries: int = 0
+    ) -> None:
+        hosts = {"think": "think", "talk": "talk"}
+        topology = Topology(EDGES, hosts, {"think": slots, "talk": 9}, max_requests, queue, retries)
         self.gateway = GatewayCore(topology, Address(GATEWAY, "here"))
         self.frames: list[tuple[LinkId, Frame]] = []
         self.events: list[tuple[str, Any]] = []
@@ -103,9 +106,10 @@ def test_past_the_queue_a_request_is_refused_with_the_fullest_stage_and_nothing_
     client.submit("a")
     client.submit("b")
     with pytest.raises(Overloaded) as refused:
-        client.submit("c")
+        client.submit("c", now=1.0)
     assert (refused.value.stage, refused.value.retryable) == ("think", True)
-    assert "1 running, 1 waiting (queue: 1)" in str(refused.value)
+    assert "1 running, 1 waiting (queue: 1); try again in 2 s" in str(refused.value)
+    assert refused.value.retry_after_s == 2
     assert (client.gateway.running, client.gateway.waiting) == (1, 1)
     client.gateway.cancel("c", 0.0)
     client.collect()

@@ -81,7 +81,8 @@ class Routing(RuleBasedStateMachine):
 
         assert free(self.router.fullest(wanted)) == min(free(host) for host in wanted)
         dead = self.router.without_replica(wanted)
-        empty = [host for host in wanted if not any(name.startswith(host) for name in self.slots)]
+        serving = self.slots.keys() - self.draining
+        empty = [host for host in wanted if not any(name.startswith(host) for name in serving)]
         assert dead == (empty[0] if empty else None)
 
     @invariant()
@@ -94,3 +95,80 @@ class Routing(RuleBasedStateMachine):
 
 Routing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestRouting = Routing.TestCase
+
+
+def router(*names: str, slots: int = 2, sessions: int = 10) -> Router:
+    made = Router(HOSTS, sessions)
+    for name in names:
+        made.add(name.partition("/")[0], Address(name, ""), slots)
+    return made
+
+
+def place(made: Router, request: str, session: str = "") -> str | None:
+    """The replica of ``ears`` that it got."""
+    route = made.route(request, ["ears"], session=session)
+    return None if route is None else route["ears"].name
+
+
+# ---- sessions
+
+
+def test_a_session_comes_back_to_its_replica_though_another_is_less_loaded() -> None:
+    made = router("ears/0", "ears/1")
+    first = place(made, "a", "mine")
+    assert place(made, "b", "mine") == first
+    assert place(made, "c") != first
+
+
+def test_a_session_does_not_wait_for_its_replica() -> None:
+    made = router("ears/0", "ears/1", slots=1)
+    first = place(made, "a", "mine")
+    second = place(made, "b", "mine")
+    assert {first, second} == {"ears/0", "ears/1"}
+    made.release("a")
+    made.release("b")
+    assert place(made, "c", "mine") == second
+    made.release("c")
+    made.drain(str(second))
+    assert place(made, "d", "mine") == first
+    made.release("d")
+    made.remove(str(first))
+    assert place(made, "e", "mine") is None
+
+
+def test_the_least_used_session_is_forgotten() -> None:
+    made = router("ears/0", "ears/1", slots=99, sessions=2)
+    kept = place(made, "a", "first")
+    place(made, "b", "second")
+    assert place(made, "c", "first") == kept
+    place(made, "d", "third")
+    assert list(made._sessions) == ["first", "third"]
+
+
+# ---- revisions
+
+
+def test_what_began_on_a_revision_goes_on_with_no_other() -> None:
+    made = Router(HOSTS)
+    made.add("ears", Address("ears/0", ""), 1, revision=0)
+    made.add("ears", Address("ears/1", ""), 1, revision=1)
+    route = made.route("a", ["ears"], revisions={"ears": 1})
+    assert route is not None and route["ears"].name == "ears/1" and made.revision("ears/1") == 1
+    assert made.route("b", ["ears"], revisions={"ears": 1}) is None
+    assert made.without_replica(["ears"], {"ears": 1}) is None
+    assert made.without_replica(["ears"], {"ears": 2}) == "ears"
+    made.expect("ears", {2})
+    assert made.without_replica(["ears"], {"ears": 2}) is None
+
+
+def test_draining_replicas_serve_only_what_no_other_of_their_revision_can() -> None:
+    made = router("ears/0", "ears/1")
+    made.drain("ears/0")
+    assert [place(made, name) for name in ("a", "b", "c")] == ["ears/1", "ears/1", None]
+    assert made.route("d", ["ears"], revisions={"ears": 0}) is None
+    made.drain("ears/1")
+    assert made.without_replica(["ears"]) == "ears"
+    route = made.route("e", ["ears"], revisions={"ears": 0})
+    assert route is not None and route["ears"].name == "ears/0"
+    made.expect("ears", {0})
+    assert made.route("f", ["ears"], revisions={"ears": 0}) is None
