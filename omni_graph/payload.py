@@ -130,10 +130,12 @@ def _allowed(hint: Any) -> bool:
 
 def packet_bytes(packet: object) -> int:
     """Payload bytes of a packet: array buffers, text and bytes at their length, 8 for every number."""
-    return sum(_size(getattr(packet, name)) for name, _ in payload_fields(type(packet)))
+    return sum([_size(getattr(packet, name)) for name, _ in payload_fields(type(packet))])
 
 
 def _size(value: object) -> int:
+    if type(value) is int or type(value) is float:
+        return 8
     if isinstance(value, Array):
         return value.nbytes
     if isinstance(value, bytes):

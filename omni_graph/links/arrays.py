@@ -5,7 +5,6 @@ Decoded Arrays are read-only views of the received buffer; only a buffer that is
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -57,12 +56,14 @@ def dtype_names() -> str:
 def _array_bytes(shape: Any, itemsize: int) -> int:
     if type(shape) is not list or len(shape) > MAX_RANK:
         raise LinkError(f"shape {show(shape)}; allowed: a list of {MAX_RANK} dimensions at most")
+    nbytes = itemsize
     for length in shape:
         if type(length) is not int or not 0 <= length <= MAX_BYTES:
             raise LinkError(f"dimension {show(length)}; allowed: 0 to {MAX_BYTES}")
-    if prod(length for length in shape if length) * itemsize > MAX_BYTES:
+        nbytes *= length or 1
+    if nbytes > MAX_BYTES:
         raise LinkError(f"shape {shape} overflows; at most {MAX_BYTES} bytes")
-    return prod(shape) * itemsize
+    return 0 if 0 in shape else nbytes
 
 
 def _view(part: Buffer, carrier: str, shape: list[int]) -> np.ndarray:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgpack
@@ -61,6 +61,8 @@ KINDS: tuple[type, ...] = (
 DATA = KINDS.index(Data)
 _EDGE_FIELD = 2  # of Data, in declared order
 _LEAST = {"attempt": 1, "edge": 0, "seq": 0, "count": 0, "taken": 0, "limit": 0, "version": 0}
+_BOUNDS = {cls: tuple((one.name, _LEAST[one.name]) for one in fields(cls) if one.name in _LEAST) for cls in KINDS}
+_NUMBERS = {cls: number for number, cls in enumerate(KINDS)}
 _SPECIAL: dict[type, dict[str, Coder]] = {
     Open: {"forced": CHOICES},
     End: {"choices": CHOICES},
@@ -91,8 +93,8 @@ class _Group:
         self.header_bytes += len(header)
         self.part_bytes += parts.nbytes
 
-    def message(self) -> list[Buffer]:
-        return [msgpack.Packer().pack_array_header(len(self.headers)) + b"".join(self.headers), *self.parts]
+    def message(self, packer: msgpack.Packer) -> list[Buffer]:
+        return [packer.pack_array_header(len(self.headers)) + b"".join(self.headers), *self.parts]
 
 
 class Codec:
@@ -104,6 +106,7 @@ class Codec:
         self._types = dict(types)
         self._coders = {cls: record_coder(cls, **_SPECIAL.get(cls, {})) for cls in KINDS if cls is not Data}
         self._data = {edge: record_coder(Data, choices=CHOICES, packet=cls | None) for edge, cls in types.items()}
+        self._packer = msgpack.Packer()
         largest = max((max_packet_bytes(cls) for cls in types.values()), default=0)
         self.max_part_bytes = max(CONTROL_PART_BYTES, largest + PACKET_ALLOWANCE)
 
@@ -118,10 +121,10 @@ class Codec:
         for frame in frames:
             header, parts = self._encode_frame(frame)
             if group.headers and not group.fits(header, parts):
-                messages.append(group.message())
+                messages.append(group.message(self._packer))
                 group = _Group()
             group.add(header, parts)
-        return [*messages, group.message()] if group.headers else messages
+        return [*messages, group.message(self._packer)] if group.headers else messages
 
     def decode(self, message: Message) -> list[WireFrame]:
         """The frames of one message. LinkError, with the reason, when it is not a legal one."""
@@ -141,7 +144,7 @@ class Codec:
         if fault:
             raise FlowControlError(f"{type(frame).__name__}: {fault}")
         items = self._coder_of(frame).encode(frame, parts)
-        header: bytes = msgpack.packb([KINDS.index(type(frame)), *items])
+        header: bytes = self._packer.pack([_NUMBERS[type(frame)], *items])
         if len(header) > MAX_HEADER_BYTES - 3 or len(parts.parts) > MAX_PARTS:
             raise FlowControlError(
                 f"{type(frame).__name__}: a header of {len(header)} bytes and {len(parts.parts)} parts; "
@@ -175,14 +178,14 @@ class Codec:
 
     def _fault(self, frame: WireFrame) -> str:
         """What is wrong with a frame whose fields have their types; empty when nothing is."""
-        for name, least in _LEAST.items():
-            value = getattr(frame, name, least)
+        for name, least in _BOUNDS.get(type(frame), ()):
+            value = getattr(frame, name)
             if type(value) is int and value < least:
                 return f"{name} {value}; allowed: {least} and more"
         for edge in _edges(frame):
             if type(edge) is not int or edge not in self._types:
                 return f"edge {show(edge)}; the plan has {self._edge_names()}"
-        if type(frame) is Data and frame.packet is not None:
+        if isinstance(frame, Data) and frame.packet is not None:
             return self._packet_fault(frame)
         return ""
 
@@ -197,14 +200,15 @@ class Codec:
         return f"edges {', '.join(map(str, sorted(self._types)))}" if self._types else "no edges"
 
 
-def _edges(frame: WireFrame) -> Iterator[Any]:
+def _edges(frame: WireFrame) -> Sequence[Any]:
+    """The numbers of all edges that a frame speaks of."""
+    if isinstance(frame, Data | Credit | Start | End | Stop):
+        return (frame.edge,)
     if isinstance(frame, Open):
-        yield from (ends.edge for ends in frame.edges)
-        yield from (edge for edge, _ in frame.accepted)
-    elif isinstance(frame, Pong):
-        yield from (counts.edge for state in frame.requests for counts in state.edges)
-    elif isinstance(frame, Start | Data | Credit | End | Stop):
-        yield frame.edge
+        return [*(ends.edge for ends in frame.edges), *(edge for edge, _ in frame.accepted)]
+    if isinstance(frame, Pong):
+        return [counts.edge for state in frame.requests for counts in state.edges]
+    return ()
 
 
 def _unpack(header: Buffer) -> Any:

@@ -27,6 +27,8 @@ class Coder(NamedTuple):
 
 
 def _encode_int(value: Any, parts: PartWriter) -> int:
+    if type(value) is int and INT_LEAST <= value <= INT_MOST:  # what is right is the common case
+        return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise FlowControlError(f"expected an int, saw {type(value).__name__}")
     if not INT_LEAST <= value <= INT_MOST:
@@ -67,6 +69,8 @@ def _decode_bool(item: Any, parts: PartReader) -> bool:
 
 
 def _encode_text(value: Any, parts: PartWriter) -> str | int:
+    if type(value) is str and len(value) <= LONG_BYTES and value.isascii():  # its bytes need not be counted
+        return value
     if not isinstance(value, str):
         raise FlowControlError(f"expected a str, saw {type(value).__name__}")
     try:

@@ -56,10 +56,10 @@ def record_coder(cls: type, **replaced: Any) -> Coder:
 
     def decode(item: Any, parts: PartReader) -> Any:
         _expect_list(item, len(names), cls.__name__)
-        values = {}
+        values = []
         for (name, read), field in zip(readers, item):
             try:
-                values[name] = read(field, parts)
+                values.append(read(field, parts))
             except LinkError as error:
                 raise LinkError(f"{cls.__name__}.{name}: {error}") from None
         return _construct(cls, values)
@@ -71,9 +71,9 @@ def _coder_or(hint: Any) -> Coder:
     return hint if isinstance(hint, Coder) else coder(hint)
 
 
-def _construct(cls: type, values: dict[str, Any]) -> Any:
+def _construct(cls: type, values: list[Any]) -> Any:
     try:
-        return cls(**values)
+        return cls(*values)
     except Exception as error:  # a payload class may check its values and raise what it likes
         raise LinkError(f"{cls.__name__} refuses its values: {error}") from error
 
