@@ -25,6 +25,7 @@ class _Replica:
     revision: int = 0
     draining: bool = False
     alone: str = ""
+    chosen: int = 0
     requests: dict[str, None] = field(default_factory=dict)
 
     @property
@@ -41,6 +42,7 @@ class Router:
         self._coming: dict[str, frozenset[int]] = {}
         self._sessions: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._most_sessions = sessions
+        self._routes = 0
 
     def add(self, host: str, address: Address, slots: int, revision: int = 0) -> None:
         """A replica is ready."""
@@ -81,7 +83,7 @@ class Router:
         revisions: Mapping[str, int] = ANY,
     ) -> Route | None:
         """A slot in a replica of every host, or None and nothing taken: the one that served ``session`` last, else the
-        least loaded. In the hosts of ``alone`` the request has its replica to itself."""
+        least loaded, of those the one that was not chosen for longest. In the hosts of ``alone`` the request has its replica to itself."""
         before = self._sessions.get(session, {})
         chosen = {
             host: self._empty(host, revisions.get(host))
@@ -92,8 +94,10 @@ class Router:
         if any(replica is None for replica in chosen.values()):
             return None
         route = {}
+        self._routes += 1
         for host, replica in chosen.items():
             assert replica is not None
+            replica.chosen = self._routes
             replica.requests[request] = None
             replica.alone = request if host in alone else ""
             route[host] = replica.address
@@ -139,7 +143,7 @@ class Router:
 
     def _best(self, host: str, revision: int | None, preferred: str = "") -> _Replica | None:
         free = [replica for replica in self._serving(host, revision) if replica.free > 0]
-        return min(free, key=lambda one: (one.address.name != preferred, len(one.requests)), default=None)
+        return min(free, key=lambda one: (one.address.name != preferred, len(one.requests), one.chosen), default=None)
 
     def release(self, request: str) -> None:
         """The request's slots are free again. Idempotent."""

@@ -110,6 +110,15 @@ def place(made: Router, request: str, session: str = "") -> str | None:
     return None if route is None else route["ears"].name
 
 
+def test_among_equals_the_one_not_chosen_for_longest_comes_next() -> None:
+    made = router("ears/0", "ears/1", "ears/2")
+    names = []
+    for number in range(6):
+        names.append(place(made, str(number)))
+        made.release(str(number))
+    assert names == ["ears/0", "ears/1", "ears/2"] * 2
+
+
 # ---- sessions
 
 
