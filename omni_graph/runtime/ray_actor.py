@@ -13,19 +13,41 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import ray
 
-from omni_graph.frames import Address
+from omni_graph.errors import LinkError
+from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
 from omni_graph.runtime.replica import ENDED, Beat, ReplicaSpec, State
 from omni_graph.runtime.worker import Worker
 
 ANSWER_S = 1.0  # a call for news is answered after this long at the latest, also when there is none
 TAIL_LINES = 40
+SOCKETS = "sockets"  # of a run's folder: where ipc listens
 log = logging.getLogger("omni_graph.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What a replica must know of who launched it. ``across``: its links reach other machines, over tcp and encrypted."""
+
+    machine: str
+    gateway: Address
+    across: bool
+
+    @classmethod
+    def from_json(cls, text: str) -> Launched:
+        """The Launched of ``to_json``."""
+        raw = json.loads(text)
+        return cls(raw["machine"], Address(**raw["gateway"]), raw["across"])
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +94,13 @@ class News:
 
 
 class ReplicaActor:
-    """One replica. ``launched_on`` is the machine of the process that launched it."""
+    """One replica: a ReplicaSpec and a Launched, as JSON. A spec without a folder has its files where the process runs."""
 
-    def __init__(self, spec_json: str, launched_on: str) -> None:
-        self._spec = _at_home(ReplicaSpec.from_json(spec_json))
-        self._is_guest = launched_on != machine()
+    def __init__(self, spec_json: str, launched_json: str) -> None:
+        spec = ReplicaSpec.from_json(spec_json)
+        self._spec = replace(spec, folder=spec.folder or os.getcwd())
+        self._launched = Launched.from_json(launched_json)
+        self._is_guest = self._launched.machine != machine()
         self._worker: Worker | None = None
         self._news = News(1, State.LOADING)
         self._changed = threading.Condition()
@@ -87,7 +111,7 @@ class ReplicaActor:
 
     def home(self) -> str:
         """A Home, as JSON."""
-        return Home(os.getpid(), machine(), ray.util.get_node_ip_address()).to_json()
+        return Home(os.getpid(), machine(), node_address()).to_json()
 
     def news(self, seen: int) -> str:
         """A News, as JSON: at once when ``seen`` is not its serial, else as the worker gets on, or after ``ANSWER_S``."""
@@ -115,7 +139,7 @@ class ReplicaActor:
 
     def _run(self) -> None:
         try:
-            worker = Worker(self._spec, child.make_links)
+            worker = Worker(self._spec, self._make_links)
             self._worker = worker
             self._become(State.READY, address=worker.links.address)
             worker.run()
@@ -126,6 +150,17 @@ class ReplicaActor:
         self._become(State.STOPPED)
         if self._is_guest:
             _tidy(self._spec)
+
+    def _make_links(self, spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
+        from omni_graph.links.keys import Curve, KeyPair
+        from omni_graph.links.sockets import ZmqLinks
+
+        if self._launched.across:
+            curve = Curve(KeyPair(), (self._launched.gateway,))
+            return ZmqLinks(spec.name, binds(spec.bind, node_address()), types, spec.wiring, curve=curve)
+        if self._is_guest:
+            raise LinkError(f"placed on {node_address()}, but Ray was one machine at launch: launch the graph again")
+        return ZmqLinks(spec.name, spec.bind, types, spec.wiring)
 
     def _become(self, state: State, detail: str = "", address: Address | None = None) -> None:
         tail = self.log_tail(TAIL_LINES) if state is State.FAILED else ""
@@ -141,18 +176,23 @@ def machine() -> str:
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
+def node_address() -> str:
+    """The address by which the other machines of the cluster know this one, whatever interfaces it has."""
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+def binds(ipc: str, address: str) -> tuple[str, ...]:
+    """Where to listen on a cluster: for this machine, unless there is no ``ipc``, and for the others."""
+    return tuple(one for one in (ipc, f"tcp://{address}") if one)
+
+
 def tail_of(path: Path, lines: int) -> str:
     """The last lines of a file; nothing when there is none."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
-
-
-def _at_home(spec: ReplicaSpec) -> ReplicaSpec:
-    """What could not be known before the replica had a place: its address, and where a folder that travelled has arrived."""
-    bind = spec.bind or f"tcp://{ray.util.get_node_ip_address()}"
-    return replace(spec, bind=bind, folder=spec.folder or os.getcwd())
 
 
 def _leave_ctrl_c_to_the_launcher() -> None:
@@ -164,8 +204,9 @@ def _tidy(spec: ReplicaSpec) -> None:
     """On a machine where the launcher cannot: the log goes with a replica that ended in order, the folder with the last."""
     path = child.log_path(spec)
     path.unlink(missing_ok=True)
-    for folder in (path.parent, path.parent.parent):
+    run_folder = Path(spec.run_folder)
+    for folder in (path.parent, run_folder / SOCKETS, run_folder):
         try:
             folder.rmdir()
         except OSError:
-            return
+            continue  # another replica is still there

@@ -13,15 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from omni_graph.frames import Address, Links
+from omni_graph.frames import GATEWAY, Address, Links
 from omni_graph.runtime import child
-from omni_graph.runtime.ray_actor import Home, News, ReplicaActor, machine, tail_of
+from omni_graph.runtime.ray_actor import SOCKETS, Home, Launched, News, ReplicaActor, binds, machine, tail_of
 from omni_graph.runtime.ray_cluster import RayCluster
 from omni_graph.runtime.ray_placement import actor_options, never_fits, shortage
 from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
@@ -38,6 +37,7 @@ class RayHandle:
     def __init__(
         self,
         spec: ReplicaSpec,
+        launched: Launched,
         cluster: RayCluster,
         working_dir: str | None,
         place_timeout_s: float,
@@ -58,7 +58,7 @@ class RayHandle:
         self._pidfd: int | None = None
         self._lock = threading.Lock()
         options = actor_options(spec, working_dir)
-        self._actor: Any = ray.remote(ReplicaActor).options(**options).remote(spec.to_json(), machine())
+        self._actor: Any = ray.remote(ReplicaActor).options(**options).remote(spec.to_json(), launched.to_json())
         self._threads: list[threading.Thread] = []
         self._follower = self._watch("follow", self._follow)
 
@@ -185,41 +185,52 @@ class RayLauncher:
     """Replicas as Ray actors. ``address`` of a cluster; None: a local Ray, of this machine and for this process.
 
     A replica that has no place after ``place_timeout_s`` seconds fails, and its message says which resource is short.
+    ``ipc`` False: also replicas on one machine talk over tcp, where Ray has more than one node.
     """
 
     name = "ray"
 
-    def __init__(self, address: str | None = None, place_timeout_s: float = PLACE_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, place_timeout_s: float = PLACE_TIMEOUT_S, *, ipc: bool = True
+    ) -> None:
         self._address = address
         self._place_timeout_s = place_timeout_s
+        self._ipc = ipc
         self._cluster: RayCluster | None = None
+        self._launched: Launched | None = None
+        self._across = False
         self._working_dir: str | None = None
-        self._bind = ""
 
     def prepare(self, specs: Sequence[ReplicaSpec]) -> None:
         self._cluster = RayCluster(self._address)
-        run_folder = Path(specs[0].run_folder)
-        if self._cluster.is_one_machine():
-            self._bind = f"ipc://{run_folder}/sockets"
-        elif any(node.uses.partition(":")[0].endswith(".py") for spec in specs for node in spec.nodes):
+        self._across = not self._cluster.is_one_machine()
+        files = any(node.uses.partition(":")[0].endswith(".py") for spec in specs for node in spec.nodes)
+        if self._across and files:
             self._working_dir = self._cluster.upload(specs[0].folder)
 
     def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> RayHandle:
-        assert self._cluster is not None, "prepare comes first"
-        folder = spec.folder if self._working_dir is None else ""
-        placed = replace(spec, bind=self._bind, folder=folder)
-        return RayHandle(placed, self._cluster, self._working_dir, self._place_timeout_s, changed)
+        assert self._cluster is not None and self._launched is not None, "prepare and gateway_links come first"
+        placed = spec if self._working_dir is None else replace(spec, folder="")
+        return RayHandle(placed, self._launched, self._cluster, self._working_dir, self._place_timeout_s, changed)
 
     def bind(self, run_folder: str) -> str:
-        """Known once Ray is there: ipc on one machine; else tcp, each on the address its machine has in the cluster."""
-        return self._bind
+        """For peers on the same machine; each replica adds tcp, on the address that its machine has in the cluster."""
+        return f"ipc://{run_folder}/{SOCKETS}" if self._ipc else ""
 
     def gateway_links(self, types: Mapping[int, type], wiring: str, run_folder: str) -> Links:
         """The Gateway's end."""
+        links = self._make_links(types, wiring, self.bind(run_folder))
+        self._launched = Launched(machine(), links.address, self._across)
+        return links
+
+    def _make_links(self, types: Mapping[int, type], wiring: str, ipc: str) -> Links:
+        from omni_graph.links.keys import Curve, KeyPair
         from omni_graph.links.sockets import ZmqLinks
 
         assert self._cluster is not None, "prepare comes first"
-        return ZmqLinks("gateway", self._bind or f"tcp://{self._cluster.address}", types, wiring)
+        if not self._across:
+            return ZmqLinks(GATEWAY, ipc, types, wiring)
+        return ZmqLinks(GATEWAY, binds(ipc, self._cluster.address), types, wiring, curve=Curve(KeyPair()))
 
     def close(self) -> None:
         if self._cluster is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from omni_graph.runtime.app import App
 from tests.runtime import test_app as everywhere
-from tests.runtime.graphs import chain, launch
+from tests.runtime.graphs import chain, eventually, launch
 from tests.runtime.test_app import (  # noqa: F401
     test_a_deadline_ends_the_request_everywhere,
     test_a_dropped_output_is_not_waited_for,
@@ -32,6 +32,13 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 def app(local_ray: None) -> Iterator[App]:
     with launch(chain(), "ray", stages={"a": {"replicas": 2}}, max_requests=8, queue=4) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def afterwards_nothing_runs(app: App) -> Iterator[None]:
+    """A request that its caller has read holds its slot until every replica has forgotten it."""
+    yield
+    eventually(lambda: app.status()["requests"]["running"] == 0)
 
 
 def test_status_names_every_replica(app: App) -> None:

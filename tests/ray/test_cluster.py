@@ -47,9 +47,9 @@ def nodes_by_pool() -> dict[str, str]:
     return {node["Labels"]["pool"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def on(cluster: Cluster, made: og.Graph, **deploy: object) -> App:
+def on(cluster: Cluster, made: og.Graph, ipc: bool = True, **deploy: object) -> App:
     plan = make_plan(made, DeploySpec.model_validate(deploy))
-    return App(plan, Deployment(plan, RayLauncher(cluster.address)))
+    return App(plan, Deployment(plan, RayLauncher(cluster.address, ipc=ipc)))
 
 
 def test_stages_live_where_their_labels_say_and_their_file_has_travelled(open_cluster: Cluster) -> None:
@@ -61,11 +61,16 @@ def test_stages_live_where_their_labels_say_and_their_file_has_travelled(open_cl
     assert "working_dir_files" in first["file"] and not first["file"].startswith(str(where("a").folder))
 
 
-def test_packets_cross_from_one_to_the_other(open_cluster: Cluster) -> None:
+@pytest.mark.parametrize("ipc", [True, False])
+def test_packets_cross_from_one_to_the_other_and_tcp_is_encrypted(open_cluster: Cluster, ipc: bool) -> None:
     stages = {"a": {"labels": {"pool": "text"}}, "b": {"labels": {"pool": "speech"}}}
-    with on(open_cluster, chain(), stages=stages) as app:
+    with on(open_cluster, chain(), ipc, stages=stages) as app:
         result = app.run({"text": words(*(f"w{i} " for i in range(300)))}, outputs=["out"])
-        assert result["out"].text == "".join(f"W{i} " for i in range(300))
+        addresses = [handle.address for handle in app._deployment.handles.values()]
+    assert result["out"].text == "".join(f"W{i} " for i in range(300))
+    assert all("tcp://127.0.0.1:" in one.endpoint and len(one.public_key) == 40 for one in addresses)
+    assert all(one.endpoint.startswith("ipc://") == ipc for one in addresses)
+    assert len({one.public_key for one in addresses}) == 2
 
 
 def test_spread_replicas_live_on_different_nodes(open_cluster: Cluster) -> None:
