@@ -83,7 +83,8 @@ class Router:
         revisions: Mapping[str, int] = ANY,
     ) -> Route | None:
         """A slot in a replica of every host, or None and nothing taken: the one that served ``session`` last, else the
-        least loaded, of those the one that was not chosen for longest. In the hosts of ``alone`` the request has its replica to itself."""
+        least loaded, of those the one that was not chosen for longest. In the hosts of ``alone`` the request has its
+        replica to itself."""
         before = self._sessions.get(session, {})
         chosen = {
             host: self._empty(host, revisions.get(host))
