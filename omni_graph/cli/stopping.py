@@ -1,33 +1,43 @@
 """How a command is stopped: Ctrl-C and SIGTERM once, in order; and a reader of our output that has gone away.
 
-The first signal raises KeyboardInterrupt in the main thread; later ones are ignored while everything is taken down.
+A signal raises KeyboardInterrupt in the main thread; those that follow are ignored while everything is taken down.
 """
 
 from __future__ import annotations
 
 import atexit
 import io
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 INTERRUPTED = 130
+PATIENCE_S = 20.0
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """In the main thread. A SIGHUP that is ignored (``nohup``) stays so."""
+    """In the main thread. A SIGHUP that is ignored (``nohup``) stays so.
+
+    After ``PATIENCE_S``, which is more than the end of a deployment takes, a signal counts again: Python drops what is
+    raised inside a destructor.
+    """
+    last = -math.inf
     mine = [one for one in STOPS if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
 
     def stop(number: int, frame: Any) -> None:
-        for one in mine:
-            signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        nonlocal last
+        now = time.monotonic()
+        if now - last > PATIENCE_S:
+            last = now
+            raise KeyboardInterrupt
 
     before = {one: signal.signal(one, stop) for one in mine}
     try:

@@ -36,11 +36,15 @@ class Background:
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self._watchdog = threading.Timer(2 * WAIT_S, self.process.kill)  # so that no read of ours waits for ever
+        self._watchdog.daemon = True
+        self._watchdog.start()
 
     def __enter__(self) -> Background:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watchdog.cancel()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(WAIT_S)
