@@ -202,6 +202,9 @@ class DeploySpec(_Strict):
     max_requests: PositiveInt = Field(default=16, description="requests running at once")
     queue: int = Field(default=64, ge=0, description="requests that may wait for a place")
     retries: int = Field(default=2, ge=0, description="replays of a request that lost a replica or a link")
+    drain_timeout_s: NonNegativeFloat = Field(
+        default=30.0, description="what a replica that is taken away may take to finish; the rest is replayed"
+    )
     memory_limit: Bytes = Field(default=16 << 30, description="of packets in flight")
     limits: Limits = Limits()
     stages: dict[Name, StageSpec] = {}

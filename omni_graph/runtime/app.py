@@ -1,40 +1,33 @@
-"""The Python face of a running graph: launch, run, stream, open. Everything a caller does from any thread."""
+"""The Python face of a running graph: launch, run, stream, open, scale. Everything a caller does from any thread."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from omni_graph.errors import Code, RequestError
-from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
+from omni_graph.gateway_request import Submission
 from omni_graph.graph import Graph
 from omni_graph.observe.trace import Trace, make_trace
 from omni_graph.payload import merge_packets
 from omni_graph.plan import Plan, make_plan
 from omni_graph.runtime.deployment import Deployment, make_launcher
-from omni_graph.runtime.inputs import check_outputs, check_packet, check_params, read_inputs
-from omni_graph.runtime.mailbox import Mailbox
+from omni_graph.runtime.handle import Handle, PacketEvent
+from omni_graph.runtime.inputs import check_outputs, check_params, read_inputs
 from omni_graph.runtime.replicas import OnChange
+from omni_graph.runtime.scaling import START_TIMEOUT_S
 from omni_graph.spec import DeploySpec
 
 Params = Mapping[str, Mapping[str, Any]]
-INPUT_PACKETS_WAITING = 64
-TIMINGS_WAIT_S = 5.0
+MAX_SESSION = 256
 
-
-@dataclass(frozen=True, slots=True)
-class PacketEvent:
-    """A packet of an output, in order of arrival."""
-
-    output: str
-    packet: Any
+__all__ = ["App", "Handle", "PacketEvent", "Params", "Result", "launch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,127 +50,6 @@ class Result(Mapping[str, Any]):
         return len(self.outputs)
 
 
-class Handle:
-    """One request under way. Write and end its inputs, read its events, cancel it; from any thread, read from one."""
-
-    def __init__(self, deployment: Deployment, submission: Submission, inputs: Mapping[str, type]) -> None:
-        assert deployment.gateway is not None
-        self.request = submission.request
-        self.seed = submission.seed
-        self.outputs = submission.outputs
-        self.trace_id = submission.traceparent.split("-")[1]
-        self.stages: Mapping[str, Any] = {}
-        self.retries = 0
-        self.total_s = 0.0
-        self._gateway = deployment.gateway
-        self._inputs = dict(inputs)
-        self._mailbox = Mailbox(self._read_back)
-        self._error: RequestError | None = None
-        self._ended = False
-        self._gateway.submit(submission, self._mailbox.put)
-
-    # ---- inputs
-
-    def write(self, name: str, packet: Any) -> None:
-        """One packet of an input. Waits while many have not left yet: the graph's pace is the writer's."""
-        kind = self._inputs.get(name)
-        if kind is None:
-            known = ", ".join(self._inputs) or "none"
-            raise RequestError(self.request, Code.INVALID_INPUT, f"no input {name!r} to write to; inputs: {known}")
-        check_packet(name, kind, packet)
-        waiting = self._gateway.call(lambda core, now: self._put(core, name, packet, now))
-        while waiting > INPUT_PACKETS_WAITING:
-            threading.Event().wait(0.002)
-            waiting = self._gateway.call(lambda core, now: core.waiting_input(self.request, name))
-
-    def _put(self, core: Any, name: str, packet: Any, now: float) -> int:
-        core.write(self.request, name, (packet,), now)
-        return int(core.waiting_input(self.request, name))
-
-    def supply(self, name: str, packets: Iterable[Any]) -> None:
-        """A whole input at once; it leaves as the graph takes it. What is no sequence is pulled in the Gateway's thread."""
-        self._gateway.post(lambda core, now: core.write(self.request, name, packets, now))
-        self.end(name)
-
-    def end(self, name: str) -> None:
-        """The input is complete."""
-        self._inputs.pop(name, None)
-        self._gateway.post(lambda core, now: core.end_input(self.request, name, now))
-
-    # ---- outputs
-
-    def __iter__(self) -> Iterator[PacketEvent]:
-        """Packets in order of arrival until the request has ended. Raises its RequestError if it did not complete."""
-        while (event := self.next()) is not None:
-            yield event
-
-    def next(self, timeout: float | None = None) -> PacketEvent | None:
-        """The next packet; None after the last. Raises RequestError when the request failed, TimeoutError after
-        ``timeout`` seconds without an event."""
-        while not self._ended:
-            event = self._mailbox.get(timeout)
-            if event is None:
-                raise TimeoutError(f"{self.request}: nothing for {timeout} s")
-            packet = self._on(event)
-            if packet is not None:
-                return packet
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def _on(self, event: Any) -> PacketEvent | None:
-        if isinstance(event, OutputPacket):
-            return PacketEvent(event.output, event.packet)
-        if isinstance(event, Ended):
-            self._ended, self._error, self.total_s = True, event.error, event.after_s
-        return None
-
-    def next_now(self) -> PacketEvent | None:
-        """The next packet if one is there; see ``ended``."""
-        while not self._ended and (event := self._mailbox.get_now()) is not None:
-            packet = self._on(event)
-            if packet is not None:
-                return packet
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def on_arrival(self, listener: Callable[[], None] | None) -> None:
-        """Call ``listener`` from another thread whenever an event arrives; for event loops."""
-        self._mailbox.on_arrival = listener
-
-    @property
-    def ended(self) -> bool:
-        """The terminal event has been read."""
-        return self._ended
-
-    def drop(self, output: str) -> None:
-        """This output is not wanted any more: what only it needs is stopped."""
-        self._gateway.post(lambda core, now: core.drop(self.request, output, now))
-
-    def cancel(self) -> None:
-        """Give up: every stage forgets the request. Harmless after its end."""
-        self._gateway.post(lambda core, now: core.cancel(self.request, now))
-
-    def timings(self, wait_s: float = TIMINGS_WAIT_S) -> Mapping[str, Any]:
-        """What each stage spent, once all have forgotten the request; {} when one does not answer in time."""
-        while not self.stages:
-            event = self._mailbox.get(wait_s)
-            if event is None:
-                break
-            if isinstance(event, Released):
-                self.stages, self.retries = event.timings, event.retries
-                break
-        return self.stages
-
-    def _read_back(self, taken: dict[str, int]) -> None:
-        def read(core: Any, now: float) -> None:
-            for output, size in taken.items():
-                core.read(self.request, output, size, now)
-
-        self._gateway.post(read)
-
-
 class App:
     """A launched graph. Use it as a context manager, or call ``close``."""
 
@@ -193,14 +65,15 @@ class App:
         seed: int | None = None,
         deadline_s: float | None = None,
         folder: Path | None = None,
+        session: str | None = None,
     ) -> Result:
         """One request, whole: all outputs are read, then merged. Raises RequestError when it does not complete.
 
         ``inputs``: {name: packet, packets, or messages}; ``params``: {stage: {name: value}}; ``seed`` None: drawn, and in
-        the result; ``folder``: what relative paths in messages are relative to.
+        the result; ``folder``: what relative paths in messages are relative to; ``session``: requests of one session go to
+        the replicas that served it last, while they live and have room.
         """
-        handle = self.start(inputs, outputs, params, seed, deadline_s, folder)
-        return self.collect(handle)
+        return self.collect(self.start(inputs, outputs, params, seed, deadline_s, folder, session))
 
     def collect(self, handle: Handle) -> Result:
         """Read a handle to its end."""
@@ -226,9 +99,10 @@ class App:
         seed: int | None = None,
         deadline_s: float | None = None,
         folder: Path | None = None,
+        session: str | None = None,
     ) -> Iterator[PacketEvent]:
         """Packets as they arrive. Leaving the loop early cancels the request."""
-        handle = self.start(inputs, outputs, params, seed, deadline_s, folder)
+        handle = self.start(inputs, outputs, params, seed, deadline_s, folder, session)
         try:
             yield from handle
         finally:
@@ -242,11 +116,13 @@ class App:
         seed: int | None = None,
         deadline_s: float | None = None,
         folder: Path | None = None,
+        session: str | None = None,
     ) -> Handle:
         """Submit a request with its whole inputs; returns at once."""
         asked = self._asked(outputs)
         packets = read_inputs(self.plan, inputs, asked, folder)
-        handle = self._submit(asked, params, seed, deadline_s, {name: self.plan.inputs[name].type for name in packets})
+        kinds = {name: self.plan.inputs[name].type for name in packets}
+        handle = self._submit(asked, params, seed, deadline_s, kinds, session)
         for name, supplied in packets.items():
             handle.supply(name, supplied)
         return handle
@@ -257,6 +133,7 @@ class App:
         params: Params | None = None,
         seed: int | None = None,
         deadline_s: float | None = None,
+        session: str | None = None,
     ) -> Handle:
         """A request whose inputs are written piece by piece with ``write`` and ``end``."""
         asked = self._asked(outputs)
@@ -266,7 +143,7 @@ class App:
             for name, one in self.plan.inputs.items()
             if any(self.plan.edges[number].reader in stages for number in one.edges)
         }
-        return self._submit(asked, params, seed, deadline_s, kinds)
+        return self._submit(asked, params, seed, deadline_s, kinds, session)
 
     def _asked(self, outputs: Iterable[str] | None) -> tuple[str, ...]:
         asked = check_outputs(self.plan, outputs)
@@ -282,8 +159,11 @@ class App:
         seed: int | None,
         deadline_s: float | None,
         inputs: Mapping[str, type],
+        session: str | None,
     ) -> Handle:
         check_params(self.plan, params or {})
+        if session is not None and not 0 < len(session) <= MAX_SESSION:
+            raise RequestError("", Code.INVALID_INPUT, f"a session is 1 to {MAX_SESSION} letters; got {len(session)}")
         submission = Submission(
             request=f"r-{uuid.uuid4().hex[:12]}",
             stages=self.plan.needed(outputs),
@@ -292,8 +172,51 @@ class App:
             seed=secrets.randbelow(1 << 31) if seed is None else seed,
             deadline_s=deadline_s or self.plan.deploy.limits.deadline_s,
             traceparent=f"00-{uuid.uuid4().hex}-{secrets.token_hex(8)}-01",
+            session=session or "",
         )
-        return Handle(self._deployment, submission, inputs)
+        assert self._deployment.gateway is not None
+        return Handle(self._deployment.gateway, submission, inputs)
+
+    def scale(
+        self, stage: str, replicas: int, timeout_s: float = START_TIMEOUT_S, drain_timeout_s: float | None = None
+    ) -> None:
+        """Bring a stage to so many replicas. New ones take requests once all of them are ready; of too many the newest are
+        drained. Returns when it is done.
+
+        ``timeout_s`` to start; ``drain_timeout_s`` as in ``drain``. Raises ScaleError for what cannot be asked, LaunchError
+        where a replica does not start: then the replicas are those of before.
+        """
+        self._deployment.scaling.scale(stage, replicas, timeout_s, drain_timeout_s)
+
+    def drain(
+        self,
+        stage: str,
+        replica: int | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        drain_timeout_s: float | None = None,
+    ) -> None:
+        """Take replica ``replica`` (the number behind the stage's name) out of service, or all of the stage. It gets no new
+        requests, finishes what it has, and ends; a stage without a replica refuses requests until it is scaled.
+
+        What is not finished after ``drain_timeout_s`` seconds (None: the deploy file's) is replayed on other replicas.
+        ``timeout_s``: to wait for another change of the stage. Raises ScaleError.
+        """
+        self._deployment.scaling.drain(stage, replica, timeout_s, drain_timeout_s)
+
+    def replace(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        timeout_s: float = START_TIMEOUT_S,
+        drain_timeout_s: float | None = None,
+    ) -> None:
+        """Replace a stage's replicas one by one by a new revision, with these values changed in its node's config: each new
+        one is ready before an old one is drained. Requests go on meanwhile; an answer ends on the revision it began on.
+
+        Raises ScaleError for a config that the node does not take, LaunchError where a replica does not start: then those
+        not yet replaced stay.
+        """
+        self._deployment.scaling.replace(stage, config, timeout_s, drain_timeout_s)
 
     @property
     def paused(self) -> int:
@@ -304,9 +227,9 @@ class App:
         """Requests and replicas now."""
         return self._deployment.status()
 
-    def close(self) -> None:
-        """End everything; requests under way fail with code ``closed``. Idempotent."""
-        self._deployment.close()
+    def close(self, drain_s: float = 0.0) -> None:
+        """End everything. What runs has ``drain_s`` seconds to finish, and fails then with code ``closed``. Idempotent."""
+        self._deployment.close(drain_s)
 
     def __enter__(self) -> App:
         return self
@@ -328,7 +251,7 @@ def launch(
 ) -> App:
     """Start a graph and wait until every stage is ready.
 
-    ``launcher`` (threads, processes) overrides the deploy file's; ``outputs``: start only the stages that these need;
+    ``launcher`` (threads, processes, ray) overrides the deploy file's; ``outputs``: start only the stages that these need;
     ``on_change`` hears of every replica that becomes ready or fails. Raises GraphError for a graph that breaks a rule and
     LaunchError, with the replica's last log lines, for one that does not start.
     """

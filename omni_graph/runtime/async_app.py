@@ -28,9 +28,10 @@ class AsyncApp:
         seed: int | None = None,
         deadline_s: float | None = None,
         folder: Path | None = None,
+        session: str | None = None,
     ) -> Result:
         """One request, whole; see App.run. Cancelling the task cancels the request."""
-        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder)
+        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder, session)
         try:
             return await asyncio.to_thread(self.app.collect, handle)
         finally:
@@ -44,18 +45,31 @@ class AsyncApp:
         seed: int | None = None,
         deadline_s: float | None = None,
         folder: Path | None = None,
+        session: str | None = None,
     ) -> AsyncIterator[PacketEvent]:
         """Packets as they arrive. Leaving the loop, or cancelling the task, cancels the request."""
-        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder)
+        handle = await asyncio.to_thread(self.app.start, inputs, outputs, params, seed, deadline_s, folder, session)
         try:
             async for event in events(handle):
                 yield event
         finally:
             handle.cancel()
 
-    async def aclose(self) -> None:
+    async def ascale(self, stage: str, replicas: int) -> None:
+        """See App.scale."""
+        await asyncio.to_thread(self.app.scale, stage, replicas)
+
+    async def adrain(self, stage: str, replica: int | None = None) -> None:
+        """See App.drain."""
+        await asyncio.to_thread(self.app.drain, stage, replica)
+
+    async def areplace(self, stage: str, config: Mapping[str, Any]) -> None:
+        """See App.replace."""
+        await asyncio.to_thread(self.app.replace, stage, config)
+
+    async def aclose(self, drain_s: float = 0.0) -> None:
         """End everything; see App.close."""
-        await asyncio.to_thread(self.app.close)
+        await asyncio.to_thread(self.app.close, drain_s)
 
     async def __aenter__(self) -> AsyncApp:
         return self

@@ -1,7 +1,7 @@
 """A running graph: its replicas and its Gateway. One per process and deployment.
 
 The plan says what, the launcher how; this file only joins them. A replica that dies or is stuck is taken out at once; its
-requests are replayed on others, or fail with a code; all others go on.
+requests are replayed on others, or fail with a code; all others go on. ``scaling`` changes it while it runs.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from omni_graph.errors import LaunchError
+from omni_graph.errors import LaunchError, RequestError
 from omni_graph.frames import Links
 from omni_graph.gateway import GatewayCore
 from omni_graph.plan import Plan
 from omni_graph.runtime.gateway_loop import GatewayLoop
-from omni_graph.runtime.replica import Handle, Launcher
-from omni_graph.runtime.replicas import OnChange, Replicas
+from omni_graph.runtime.replica import Handle, Launcher, ReplicaSpec
+from omni_graph.runtime.replicas import STOP_GRACE_S, OnChange, Replicas
+from omni_graph.runtime.scaling import Scaling
 from omni_graph.runtime.specs import host_spec, hosts_of, threads_each, topology
 
-START_TIMEOUT_S = 900.0
-STOP_GRACE_S = 5.0
-DRAIN_S = 30.0
+FINISH_POLL_S = 0.02
 
 
 class GatewayLauncher(Launcher, Protocol):
@@ -80,27 +81,26 @@ class Deployment:
         self.run_folder = tempfile.mkdtemp(prefix="omni-graph-")
         self.gateway: GatewayLoop | None = None
         self.replicas: Replicas | None = None
-        hosts = hosts_of(plan, self.stages)
-        bind, threads = launcher.bind(self.run_folder), threads_each(plan, hosts)
-        self._specs = {host: host_spec(plan, host, bind, self.run_folder, threads, log_level) for host in hosts}
+        self._log_level = log_level
+        self._hosts = hosts_of(plan, self.stages)
         try:
             self._start(on_change)
         except BaseException:
             self.close()
             raise
 
+    def _spec(self, host: str, config: Mapping[str, Any]) -> ReplicaSpec:
+        bind, threads = self.launcher.bind(self.run_folder), threads_each(self.plan, self._hosts)
+        return host_spec(self.plan, host, bind, self.run_folder, threads, self._log_level, config)
+
     def _start(self, on_change: OnChange | None) -> None:
-        self.launcher.prepare(list(self._specs.values()))
+        self.launcher.prepare([self._spec(host, {}) for host in self._hosts])
         types = {edge.number: edge.type for edge in self.plan.edges}
         links = self.launcher.gateway_links(types, self.plan.wiring, self.run_folder)
         self.gateway = GatewayLoop(GatewayCore(topology(self.plan), links.address), links, self._lost)
         self.replicas = Replicas(self.launcher, self.gateway, on_change)
-        first = [
-            replica
-            for host, spec in self._specs.items()
-            for replica in self.replicas.add(spec, self.plan.deploy.stage(host).replicas)
-        ]
-        self.replicas.wait_ready(first, START_TIMEOUT_S)
+        self.scaling = Scaling(self.plan, self._hosts, self.replicas, self._spec)
+        self.scaling.start()
 
     def _lost(self, name: str, reason: str) -> None:
         if self.replicas is not None:
@@ -137,8 +137,13 @@ class Deployment:
         replicas = [self.replicas.status(one, load) for one in self.replicas.of(host) if one.handle is not None]
         return {"state": self.replicas.health(host), "replicas": replicas}
 
-    def close(self) -> None:
-        """End requests, replicas and links; leave nothing behind. Idempotent."""
+    def close(self, drain_s: float = 0.0) -> None:
+        """End requests, replicas and links; leave nothing behind. Idempotent.
+
+        What runs has ``drain_s`` seconds to finish, in which nothing new is admitted.
+        """
+        if drain_s > 0:
+            self._finish(drain_s)
         if self.replicas is not None:
             self.replicas.stop_watching()
         if self.gateway is not None:
@@ -147,3 +152,13 @@ class Deployment:
             self.replicas.close(STOP_GRACE_S)
         self.launcher.close()
         shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _finish(self, drain_s: float) -> None:
+        assert self.gateway is not None
+        until, pause = time.monotonic() + drain_s, threading.Event()
+        try:
+            self.gateway.post(lambda core, now: core.refuse())
+            while time.monotonic() < until and self.gateway.call(lambda core, now: core.running + core.waiting):
+                pause.wait(FINISH_POLL_S)
+        except RequestError:  # closed already
+            return

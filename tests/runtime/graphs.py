@@ -38,6 +38,14 @@ def chain(**config: Any) -> Graph:
     )
 
 
+def tagged(**config: Any) -> Graph:
+    """text -> a -> b -> out, where ``a`` says who it is."""
+    return graph(
+        {"a": ("Tagged", {"text": "text"}, {"tag": "old"} | config), "b": ("Echo", {"text": "a.out"}, {})},
+        {"out": "b.out", "half": "a.out"},
+    )
+
+
 def beside() -> Graph:
     """text -> a -> left, and text -> b -> right."""
     return graph(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from omni_graph import In, Inbox, Out, Outbox
 from omni_graph.payload import Array, Blob, TextDelta
@@ -57,6 +58,19 @@ class Echo:
             "seed?": str(self.requests[request].seed),
         }
         return answers.get(text, text.upper()) + self.requests[request].suffix
+
+
+class Tagged(Echo):
+    """Answers ``who?`` with its tag and which instance it is; where the file ``refuse_if`` is, it cannot start."""
+
+    def __init__(self, tag: str = "", refuse_if: str = "") -> None:
+        if refuse_if and Path(refuse_if).exists():
+            raise RuntimeError("there is no room for me")
+        super().__init__()
+        self._name = f"{tag}:{os.getpid()}:{id(self)}"
+
+    def _answer(self, request: str, text: str) -> str:
+        return self._name if text == "who?" else super()._answer(request, text)
 
 
 class Flood:
