@@ -31,6 +31,10 @@ check: $(READY)  ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(READY)  ## every benchmark, each under 12 minutes: tables here, samples and plots in benchmarks/results
+	set -e; for name in start hop overhead; do \
+	  $(BIN)/omni-graph bench $$name --json benchmarks/results/$$name.json --plot benchmarks/results/$$name.svg; done
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -60,6 +60,8 @@ class _Order:
 class Source:
     """Carries out orders."""
 
+    replay = False  # what it sends says when
+
     go = In(Go)
     parcels = Out(Parcel)
 
@@ -99,6 +101,8 @@ class Source:
 
 class Sink:
     """Takes at once whatever has come."""
+
+    replay = False
 
     parcels = In(Parcel)
     latencies = Out(Latencies)

@@ -70,5 +70,5 @@ def _launch(pieces: int, streams: int) -> App:
         }
     )
     stages = {name: {"streams": streams} for name in ("source", "sink")}
-    deploy = DeploySpec.model_validate({"max_requests": streams, "stages": stages})
+    deploy = DeploySpec.model_validate({"max_requests": streams, "retries": 0, "stages": stages})
     return og.launch(Graph(spec), deploy, "processes")
