@@ -39,6 +39,7 @@ class LauncherName(StrEnum):
 
     THREADS = "threads"
     PROCESSES = "processes"
+    RAY = "ray"
 
 
 class LogLevel(StrEnum):

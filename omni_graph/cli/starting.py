@@ -12,7 +12,7 @@ import typer
 
 from omni_graph.cli.terminal import console
 from omni_graph.plan import Plan
-from omni_graph.runtime.replica import Change, State
+from omni_graph.runtime.replica import STARTING, Change, State
 
 
 @contextmanager
@@ -54,9 +54,9 @@ class _Progress:
 
     def line(self, change: Change) -> None:
         self.note(change)
-        if change.state is State.READY:  # a failure is told by launch, with its reason
+        if change.state is State.READY or change.state in STARTING:  # a failure is told by launch, with its reason
             try:
-                typer.echo(f"{change.name.partition('.')[0]}: {change.state}", err=True)
+                typer.echo(f"{change.name.partition('.')[0]}: {change.state} {change.detail}".rstrip(), err=True)
             except OSError:  # nobody reads stderr any more; whoever writes to it next in the main thread will say so
                 pass
 
