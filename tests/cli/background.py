@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,7 @@ class Background:
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self._watchdog = threading.Timer(2 * WAIT_S, self.process.kill)  # so that no read of ours waits for ever
+        self._watchdog = threading.Timer(3 * WAIT_S, self.process.kill)  # so that no read of ours waits for ever
         self._watchdog.daemon = True
         self._watchdog.start()
 
@@ -75,6 +76,17 @@ class Background:
         self._listener.join(WAIT_S)
         self.stop_reading()
         return code
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Wait for what it does while it runs; what it said is shown when it ends, or takes too long, before."""
+
+        def true_or_over() -> bool:
+            return true() or self.process.poll() is not None
+
+        try:
+            eventually(true_or_over, 2 * WAIT_S)
+        finally:
+            assert true(), f"exit code {self.process.poll()}; it said:\n{self.err}"
 
     def leaves_nothing(self) -> None:
         """Assert it; what its end ends may take a moment."""

@@ -9,7 +9,6 @@ import pytest
 
 from tests.cli.background import Background
 from tests.cli.command import command
-from tests.runtime.graphs import eventually
 
 
 def test_it_writes_a_checkpoint_and_says_one_line(built: Background, tiny: Path) -> None:
@@ -51,7 +50,7 @@ def test_an_unknown_family_is_a_usage_error(capsys: pytest.CaptureFixture[str], 
 
 def test_a_signal_leaves_no_half_of_one(tmp_path: Path) -> None:
     with Background(tmp_path, "checkpoint", "tiny", "qwen2_5_omni", "tiny") as build:
-        eventually(lambda: any(tmp_path.iterdir()), 60)  # its draft
+        build.until(lambda: any(tmp_path.iterdir()))  # its draft
         build.signal(signal.SIGTERM)
         assert (build.end(), build.err) == (130, "")
     assert list(tmp_path.iterdir()) == []

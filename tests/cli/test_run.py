@@ -14,7 +14,6 @@ import soundfile
 
 from tests.cli.background import Background
 from tests.cli.command import Ran, command
-from tests.runtime.graphs import eventually
 
 TALK = str(Path(__file__).parent / "talk.yaml")
 ENDLESS = "talk.words=1000000000"
@@ -180,7 +179,7 @@ def test_a_signal_leaves_a_valid_wav_and_nothing_else(tmp_path: Path, launcher: 
     speech = tmp_path / "speech.wav"
     with Background(tmp_path, "run", TALK, *GO, "--launcher", launcher, "--param", ENDLESS) as run:
         assert len(run.read(5000)) == 5000  # it is under way, and will soon wait for us
-        eventually(lambda: speech.exists() and speech.stat().st_size > 44, 60)
+        run.until(lambda: speech.exists() and speech.stat().st_size > 44)
         run.signal(number)
         assert run.end() == 130
         samples, rate = soundfile.read(speech)
@@ -194,7 +193,7 @@ def test_a_signal_leaves_a_valid_wav_and_nothing_else(tmp_path: Path, launcher: 
 def test_a_signal_while_stages_load_ends_it_too(tmp_path: Path, launcher: str) -> None:
     marker = tmp_path / "loading"
     with Background(tmp_path, "run", TALK, *GO, "--launcher", launcher, "--set", f"loading={marker}") as run:
-        eventually(marker.exists, 60)
+        run.until(marker.exists)
         run.signal(signal.SIGINT)
         run.signal(signal.SIGINT)  # an impatient one: the first is at work
         assert run.end() == 130
@@ -220,7 +219,7 @@ def test_a_slow_reader_is_waited_for_and_told_so(tmp_path: Path) -> None:
     with Background(
         tmp_path, "run", TALK, *GO, "--outputs", "text", *params(words=words, letters=letters)
     ) as run:  # fmt: skip
-        eventually(lambda: PAUSED in run.err, 60)
+        run.until(lambda: PAUSED in run.err)
         assert len(run.read(-1)) == words * (letters + 1)
         assert run.end() == 0
         assert run.err.count(PAUSED) == 1
@@ -228,7 +227,7 @@ def test_a_slow_reader_is_waited_for_and_told_so(tmp_path: Path) -> None:
 
 def test_a_reader_that_never_reads_cannot_hold_up_a_signal(tmp_path: Path) -> None:
     with Background(tmp_path, "run", TALK, *GO, "--param", ENDLESS, *params(letters=20_000)) as run:
-        eventually(lambda: PAUSED in run.err, 60)
+        run.until(lambda: PAUSED in run.err)
         run.signal(signal.SIGTERM)
         assert run.process.wait(60) == 130
         run.leaves_nothing()
@@ -242,7 +241,7 @@ def test_a_model_under_way_is_stopped_too_and_adds_no_words_of_its_own(tmp_path:
     speech = tmp_path / "speech.wav"
     endless = ("--max-tokens", "1000", "--param", "talker.max_tokens=4000")
     with Background(tmp_path, "run", "qwen2_5_omni", "--set", f"checkpoint={tiny}", "--text", "hi", *endless) as run:
-        eventually(lambda: speech.exists() and speech.stat().st_size > 44, 120)
+        run.until(lambda: speech.exists() and speech.stat().st_size > 44)
         run.signal(signal.SIGINT)
         assert run.end() == 130
         *progress, last = run.err.splitlines()
