@@ -294,6 +294,7 @@ class WorkerCore:
         gone = list(first)
         for link in gone:
             self._heard.discard(link)
+            self._outgoing.pop(link, None)
             for request, opened in tuple(self._requests.items()):
                 if link in opened.links():
                     gone += [one for one in opened.links_with(link.peer) if code is Code.LINK_LOST and one not in gone]

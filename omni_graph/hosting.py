@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from omni_graph.errors import FatalNodeError, FlowControlError, NodeError
-from omni_graph.frames import Choice, Frame, LinkId
+from omni_graph.frames import Choice
 from omni_graph.node import UNLIMITED, In, Node, Out, ports_of
 from omni_graph.payload import max_packet_bytes, packet_bytes
-from omni_graph.streams import InStream, OutStream
-
-Emit = Callable[[LinkId, Frame], None]
+from omni_graph.streams import Emit, InStream, OutStream
 
 
 class Observer(Protocol):

@@ -17,6 +17,7 @@ from omni_graph.supply import Supply
 
 FLOAT_TOLERANCE = 1e-4
 COMPARED_BYTES = 1 << 20
+PACKET_BYTES = 64  # what a packet counts beside its payload, so that empty ones are bounded too
 
 
 class Diverged(OmniGraphError):
@@ -47,40 +48,63 @@ class ChoiceMemory:
         return tuple(Choice(node, i, values) for node, known in self._known.items() for i, values in enumerate(known))
 
 
-class KeptSupply(Supply):
-    """A graph input that can be given once more from its first packet, up to ``limit`` bytes; past it, it keeps nothing."""
+class KeptInputs:
+    """The graph inputs of one request, by name. All can be given once more from their first packet while what was taken of
+    them, all together, is ``limit`` bytes at most; past it nothing is kept."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-        self._kept: list[Any] = []
-        self._bytes = 0
+        self._limit, self._bytes = limit, 0
+        self._supplies: dict[str, Supply] = {}
+        self._taken: dict[str, list[Any]] = {}
 
     @property
     def replayable(self) -> bool:
         """Everything that was taken is still here."""
         return self._bytes <= self._limit
 
-    def take(self) -> Any:
-        packet = super().take()
-        self._bytes += packet_bytes(packet)
+    def names(self) -> Iterable[str]:
+        """The inputs of which anything was given."""
+        return self._supplies
+
+    def add(self, name: str, packets: Iterable[Any]) -> None:
+        """More packets of an input, after all others."""
+        self._supplies.setdefault(name, Supply()).add(packets)
+
+    def has(self, name: str) -> bool:
+        """There is a packet to take. Asking may pull one, and raises what its source raises."""
+        return bool(self._supplies.get(name))
+
+    def ready(self, name: str) -> int:
+        """Packets that are here and were not taken."""
+        return self._supplies[name].ready if name in self._supplies else 0
+
+    def take(self, name: str) -> Any:
+        """The next packet of an input; there must be one."""
+        packet = self._supplies[name].take()
+        self._bytes += packet_bytes(packet) + PACKET_BYTES
         if self.replayable:
-            self._kept.append(packet)
+            self._taken.setdefault(name, []).append(packet)
         else:
-            self._kept.clear()
+            self._taken.clear()
         return packet
+
+    def discard(self, name: str) -> None:
+        """Nobody reads the input now: what is here counts as taken; a replay may read it after all."""
+        while self.ready(name):
+            self.take(name)
 
     def rewind(self) -> None:
         """From the first packet again."""
-        assert self.replayable, "an input past its limit cannot be given again"
-        self._ready.extendleft(reversed(self._kept))
-        self._kept.clear()
+        assert self.replayable, "inputs past their limit cannot be given again"
+        for name, packets in self._taken.items():
+            self._supplies[name].put_back(packets)
+        self._taken.clear()
         self._bytes = 0
 
-    def discard(self) -> None:
-        """Nobody reads the input now: what was given counts as taken; a replay may read it after all."""
-        while self._ready:
-            self.take()
+    def forget(self) -> None:
+        """The request is over."""
+        self._supplies.clear()
+        self._taken.clear()
 
 
 class Accepted:
@@ -89,22 +113,27 @@ class Accepted:
     def __init__(self) -> None:
         self.count = 0
         self.ended: int | None = None
-        self._recent: deque[tuple[int, Any]] = deque()
+        self._recent: deque[tuple[Any, int]] = deque()
         self._bytes = 0
 
     def add(self, packet: Any, size: int) -> None:
-        """The client has one more."""
-        self._recent.append((self.count, packet))
-        self._bytes += size
+        """The client has one more, of ``size`` bytes."""
+        self._recent.append((packet, size + PACKET_BYTES))
+        self._bytes += size + PACKET_BYTES
         self.count += 1
-        while self._bytes > COMPARED_BYTES and len(self._recent) > 1:
-            self._bytes -= packet_bytes(self._recent.popleft()[1])
+        while self._bytes > COMPARED_BYTES:
+            self._bytes -= self._recent.popleft()[1]
 
     def check(self, seq: int, packet: Any) -> None:
-        """A replayed packet against the one the client has. Raises Diverged; those no longer kept pass."""
-        for known, mine in self._recent:
-            if known == seq and not same_packet(mine, packet):
-                raise Diverged(f"packet {seq} of the replay is not the one that the client has")
+        """Packet ``seq`` of a replay, None where it was skipped, against what the client has. Raises Diverged; one that is
+        no longer kept passes."""
+        if self.ended is not None and seq >= self.ended:
+            raise Diverged(f"packet {seq} of the replay: the client has seen the end, after {self.ended}")
+        index = seq - (self.count - len(self._recent))
+        if packet is None or not 0 <= index < len(self._recent):
+            return
+        if not same_packet(self._recent[index][0], packet):
+            raise Diverged(f"packet {seq} of the replay is not the one that the client has")
 
     def check_end(self, count: int) -> None:
         """The replay's End against the client's."""

@@ -8,7 +8,7 @@ A session is a wish, never a claim: a replica that served it before is preferred
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from omni_graph.frames import Address
@@ -24,13 +24,13 @@ class _Replica:
     slots: int
     revision: int = 0
     draining: bool = False
-    alone: str = ""
+    suspect: str = ""
     chosen: int = 0
     requests: dict[str, None] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
-        return 0 if self.alone else self.slots - len(self.requests)
+        return 0 if self.suspect else self.slots - len(self.requests)
 
 
 class Router:
@@ -77,31 +77,28 @@ class Router:
         self,
         request: str,
         hosts: Iterable[str],
-        alone: Collection[str] = (),
+        probation: Collection[str] = (),
         *,
         session: str = "",
         revisions: Mapping[str, int] = ANY,
     ) -> Route | None:
         """A slot in a replica of every host, or None and nothing taken: the one that served ``session`` last, else the
-        least loaded, of those the one that was not chosen for longest. In the hosts of ``alone`` the request has its
-        replica to itself."""
+        least loaded, of those the one that was not chosen for longest. In the hosts of ``probation`` it is a suspect:
+        nobody is let in beside it until ``share``."""
         before = self._sessions.get(session, {})
-        chosen = {
-            host: self._empty(host, revisions.get(host))
-            if host in alone
-            else self._best(host, revisions.get(host), before.get(host, ""))
-            for host in hosts
-        }
-        if any(replica is None for replica in chosen.values()):
-            return None
-        route = {}
+        chosen: dict[str, _Replica] = {}
+        for host in hosts:
+            preferred = "" if host in probation else before.get(host, "")
+            replica = self._best(host, revisions.get(host), preferred)
+            if replica is None:
+                return None
+            chosen[host] = replica
         self._routes += 1
         for host, replica in chosen.items():
-            assert replica is not None
             replica.chosen = self._routes
             replica.requests[request] = None
-            replica.alone = request if host in alone else ""
-            route[host] = replica.address
+            replica.suspect = request if host in probation else ""
+        route = {host: replica.address for host, replica in chosen.items()}
         if session:
             self._remember(session, {host: address.name for host, address in route.items()})
         return route
@@ -119,24 +116,22 @@ class Router:
         last_ones = revision is not None and revision not in self._coming.get(host, frozenset())
         return fit if not serving and last_ones else serving
 
-    def _empty(self, host: str, revision: int | None) -> _Replica | None:
-        return next((replica for replica in self._serving(host, revision) if not replica.requests), None)
-
     def share(self, request: str) -> None:
-        """The request needs its replicas to itself no longer."""
-        for replicas in self._replicas.values():
-            for replica in replicas.values():
-                if replica.alone == request:
-                    replica.alone = ""
+        """The request is no suspect any more."""
+        for replica in self._all():
+            if replica.suspect == request:
+                replica.suspect = ""
 
     def load_of(self, name: str) -> tuple[str, ...]:
         """The requests that are routed over a replica."""
-        return next((tuple(r[name].requests) for r in self._replicas.values() if name in r), ())
+        return next((tuple(one.requests) for one in self._all() if one.address.name == name), ())
 
-    def is_alone(self, request: str, name: str) -> bool:
-        """The replica serves this request and no other."""
-        replica = next((replicas[name] for replicas in self._replicas.values() if name in replicas), None)
-        return replica is not None and tuple(replica.requests) == (request,)
+    def on_probation(self, name: str) -> str:
+        """The request that is a suspect in this replica, or empty."""
+        return next((one.suspect for one in self._all() if one.address.name == name), "")
+
+    def _all(self) -> Iterator[_Replica]:
+        return (replica for replicas in self._replicas.values() for replica in replicas.values())
 
     def has_room(self, hosts: Iterable[str]) -> bool:
         """A replica of every host has a free slot."""
@@ -148,11 +143,9 @@ class Router:
 
     def release(self, request: str) -> None:
         """The request's slots are free again. Idempotent."""
-        for replicas in self._replicas.values():
-            for replica in replicas.values():
-                replica.requests.pop(request, None)
-                if replica.alone == request:
-                    replica.alone = ""
+        for replica in self._all():
+            replica.requests.pop(request, None)
+        self.share(request)
 
     def without_replica(self, hosts: Iterable[str], revisions: Mapping[str, int] = ANY) -> str | None:
         """The first host that has no replica to serve, and none on its way."""

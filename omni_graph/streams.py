@@ -6,15 +6,16 @@ Invariant: a packet waits in exactly one place, and its choices are handed on wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from omni_graph.choices import ChoiceLedger, ChoiceOrder
 from omni_graph.credit import MAX_COUNT, StreamReceiver, StreamSender
-from omni_graph.frames import Choice, Credit, Data, EdgeCounts, End, LinkId, Start, Stop
+from omni_graph.frames import Choice, Credit, Data, EdgeCounts, End, Frame, LinkId, Start, Stop
 from omni_graph.wiring import Edge
 
+Emit = Callable[[LinkId, Frame], None]  # how the owner of an end sends what it has to say
 OVER = MAX_COUNT  # the limit an end shows once it has sent or seen the End or the Stop: so neither is ever under way unseen
 
 

@@ -42,6 +42,10 @@ class Supply:
         """The next packet; there must be one."""
         return self._ready.popleft()
 
+    def put_back(self, packets: Sequence[Any]) -> None:
+        """These were the latest to be taken; they come first again."""
+        self._ready.extendleft(reversed(packets))
+
     def clear(self) -> None:
         """Forget everything."""
         self._ready.clear()

@@ -1,4 +1,4 @@
-"""WedgeWatch: finds requests that nothing can move any more. Pure.
+"""WedgeWatch and WedgeRounds: find requests that nothing can move any more. Pure.
 
 Two successive rounds of Pongs must agree: every replica of the Route idle, every counter as before, everything sent has
 been received (an End and a Stop too), and every writer knows its reader's limit. A round begins when the last is complete.
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from omni_graph.frames import EdgeCounts, RequestState
+from omni_graph.frames import EdgeCounts, LinkId, Ping, RequestState, Side
+from omni_graph.gateway_request import GatewayRequest
+from omni_graph.streams import Emit
+from omni_graph.wiring import Edge
+
+PING_PERIOD_S = 0.5
 
 
 class WedgeWatch:
@@ -66,6 +71,47 @@ class WedgeWatch:
         if counts != before or not _settled(counts):
             return None
         return tuple(sorted(one.edge for one in counts if one.sent >= 0 and one.sent == one.limit))
+
+
+class WedgeRounds:
+    """Asks the replicas of each request that waits neither for its caller nor for the Gateway; judges by the answers."""
+
+    def __init__(self, edges: Iterable[Edge], emit: Emit) -> None:
+        self.watch = WedgeWatch()
+        self._edges = {edge.number: edge.name for edge in edges}
+        self._emit = emit
+        self._looked_at = 0.0
+
+    @property
+    def next_look(self) -> float:
+        """When ``look`` has something to do again."""
+        return self._looked_at + PING_PERIOD_S
+
+    def look(self, requests: Iterable[GatewayRequest], now: float) -> list[tuple[GatewayRequest, str]]:
+        """Those that are wedged, and what to say of it. Begins the next round when the last is complete."""
+        if now < self.next_look:
+            return []
+        self._looked_at = now
+        if not self.watch.round_complete:
+            return []
+        suspects = [one for one in requests if one.may_be_wedged]
+        wedged = [(one, message) for one in suspects if (message := self._judge(one)) is not None]
+        over = [one for one, _ in wedged]
+        self._ask([one for one in suspects if one not in over], now)
+        return wedged
+
+    def _judge(self, one: GatewayRequest) -> str | None:
+        edges = self.watch.verdict(one.request, one.attempt, one.members, one.counts())
+        if edges is None:
+            return None
+        names = ", ".join(self._edges[number] for number in edges) or "none"
+        return f"nothing can move any more; edges without room: {names}"
+
+    def _ask(self, suspects: Collection[GatewayRequest], now: float) -> None:
+        replicas = dict.fromkeys(name for one in suspects for name in sorted(one.members))
+        self.watch.new_round(now, {one.request for one in suspects}, replicas)
+        for name in replicas:
+            self._emit(LinkId(name, Side.CONTROL), Ping(now))
 
 
 def _settled(counts: frozenset[EdgeCounts]) -> bool:

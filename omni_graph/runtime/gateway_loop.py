@@ -127,6 +127,8 @@ class GatewayLoop:
                         self._on_lost(link.peer, frame.reason)
                 else:
                     self._core.receive(link, frame, now)
+                for old in self._core.old_links():
+                    self._links.drop(old)
         self._run_commands(now)
         self._core.tick(now)
         self._send()

@@ -32,10 +32,11 @@ from omni_graph.frames import (
     Start,
     Stop,
 )
-from omni_graph.gateway import PING_PERIOD_S, GatewayCore
+from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
 from omni_graph.payload import TextDelta
 from omni_graph.topology import Topology
+from omni_graph.wedge import PING_PERIOD_S
 from omni_graph.wiring import Edge
 
 IN, MID, OUT = range(3)
