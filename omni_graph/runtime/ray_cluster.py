@@ -6,6 +6,7 @@ local Ray listens on loopback alone, asks for a token, and keeps all its files i
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ray
 from ray._private import ray_constants
@@ -29,6 +30,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from omni_graph.errors import LaunchError
 from omni_graph.runtime.ray_placement import Machine
 
+TEMPORARY, PREFIX = "/tmp", "omni-graph-ray-"  # short: a socket's path has at most 107 bytes
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes: no packet of ours passes through it
 TOKEN_BYTES = 32
 AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -43,6 +45,7 @@ class _Started:
         self.lock = threading.Lock()
         self.users = 0
         self.folder: str | None = None
+        self.hold: IO[str] | None = None
         self.print = ray_worker.print_to_stdstream
 
 
@@ -118,6 +121,9 @@ def _end() -> None:
     if _started.folder is not None:
         shutil.rmtree(_started.folder, ignore_errors=True)
         _started.folder = None
+    if _started.hold is not None:
+        _started.hold.close()
+        _started.hold = None
 
 
 def _to_log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
@@ -140,7 +146,9 @@ def _connect(address: str) -> None:
 
 
 def _start_local() -> None:
-    _started.folder = tempfile.mkdtemp(prefix="omni-graph-ray-", dir="/tmp")  # socket paths are at most 107 bytes
+    _sweep()
+    _started.folder = tempfile.mkdtemp(prefix=PREFIX, dir=TEMPORARY)
+    _started.hold = _lock(Path(_started.folder))
     token = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(_make_token(Path(_started.folder)))}
     with _environment(token | {"RAY_USAGE_STATS_ENABLED": "0"}, without=(AUTH_TOKEN,)), _loopback():
         _forget_authentication()
@@ -156,6 +164,28 @@ def _start_local() -> None:
         raise RuntimeError(
             f"it listens on {where}; allowed is loopback. Start one with `ray start --head` and set RAY_ADDRESS"
         )
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Held while the process that made the folder lives; None when another holds it."""
+    file = (folder / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _sweep() -> None:
+    """Remove what processes that were killed could not."""
+    for folder in Path(TEMPORARY).glob(f"{PREFIX}*"):
+        if folder.lstat().st_uid != os.geteuid() or not (folder / "lock").exists():
+            continue  # another user's, or being made right now
+        hold = _lock(folder)
+        if hold is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            hold.close()
 
 
 def _make_token(folder: Path) -> Path:

@@ -23,7 +23,7 @@ def planned(name: str) -> Plan:
 def test_every_deploy_file_is_sound_and_gives_no_note(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = command(capsys, "check", "qwen2_5_omni", "--deploy", str(path))
     assert ran.code == 0, ran.err
-    assert "launcher processes" in ran.out and "note:" not in ran.out
+    assert f"launcher {load_deploy(path).launcher}," in ran.out and "note:" not in ran.out
     assert load_deploy(path).deploy == path.stem
 
 
@@ -47,3 +47,11 @@ def test_local_replicas_doubles_what_makes_sound() -> None:
     started = replicas(planned("local_replicas"))
     assert {name for name in started if name.endswith("/1.0")} == {"codec_dit/1.0", "bigvgan/1.0"}
     assert {started[name] for name in ("thinker/0.0", "talker/0.0", "codec_dit/1.0", "bigvgan/0.0")} == {2}
+
+
+def test_two_nodes_keeps_understanding_and_speaking_apart() -> None:
+    plan = planned("ray_two_nodes")
+    pools = {
+        host: host_spec(plan, host, "", "", 1, "INFO").placement.labels["pool"] for host in hosts_of(plan, plan.stages)
+    }
+    assert pools == {"frontend": "understand", "thinker": "understand", "talker": "speak", "codec_dit": "speak"}
