@@ -73,7 +73,7 @@ class GatewayRequest:
 
     ``closing``: replicas that are still to forget it. ``faults``: what was lost so far, as ``retries`` counts it;
     ``deaths``: replicas that died with it, per host. ``probation``: hosts in which it is a suspect. ``failure``: why the
-    last attempt ended; ``final``: nothing follows it.
+    last attempt ended; ``loss_counts``: that uses up a retry; ``final``: nothing may follow it.
     """
 
     def __init__(self, submission: Submission, accepted_at: float, topology: Topology, emit: Emit, tell: Tell) -> None:
@@ -90,6 +90,7 @@ class GatewayRequest:
         self.deaths: Counter[str] = Counter()
         self.probation: set[str] = set()
         self.failure: RequestError | None = None
+        self.loss_counts = True
         self.final = False
         self._topology = topology
         self._tell = tell
@@ -191,14 +192,14 @@ class GatewayRequest:
     # ---- replay
 
     @property
-    def may_replay(self) -> bool:
-        """Retries are left, and it may move."""
-        return self.faults < self._topology.retries and self.may_move
-
-    @property
     def may_move(self) -> bool:
         """Every input can be given again, and no stage on the way must run only once."""
         return not self._once and self._inputs.replayable
+
+    @property
+    def may_follow(self) -> bool:
+        """Another attempt may follow the one that was lost."""
+        return not self.final and (not self.loss_counts or self.faults < self._topology.retries)
 
     @property
     def pinned(self) -> Mapping[str, int]:

@@ -97,7 +97,8 @@ class Recovery:
             return
         self._router.release(one.request)
         self._wedges.forget(one.request)
-        if one.state == "resetting" and not one.final:
+        if one.state == "resetting" and one.may_follow:
+            one.faults += one.loss_counts
             one.state, one.route = "waiting", {}
             self._line.join(one)
             return
@@ -111,7 +112,8 @@ class Recovery:
 
     def lose(self, one: GatewayRequest, loss: Loss, now: float) -> None:
         """Its attempt is lost: reset it everywhere. Once all have forgotten it, it is replayed while it has retries, and
-        fails else: only then is it known whether a lost link was a death. What no replica can mend ends it at once."""
+        fails else: only then is it known whether a lost link was a death, and whose fault that was. What no other replica
+        can mend ends it at once."""
         self._lose(one, loss, now)
         self._release_if_closed(one, now)
 
@@ -126,12 +128,15 @@ class Recovery:
     def _know_better(self, one: GatewayRequest, loss: Loss) -> None:
         """The link was lost because a replica died."""
         if one.state == "resetting" and one.failure and one.failure.code is Code.LINK_LOST and loss.code in DEATHS:
-            one.failure = request_error(one.request, loss.code, loss.message, loss.stage)
+            self._remember(one, loss)
+
+    def _remember(self, one: GatewayRequest, loss: Loss) -> None:
+        one.failure = request_error(one.request, loss.code, loss.message, loss.stage)
+        one.loss_counts = loss.counts
 
     def _reset(self, one: GatewayRequest, loss: Loss) -> None:
-        one.failure = request_error(one.request, loss.code, loss.message, loss.stage)
-        one.final = not (one.may_replay if loss.counts else one.may_move)
-        one.faults += loss.counts
+        self._remember(one, loss)
+        one.final = not one.may_move
         one.state = "resetting"
         one.closing = one.members
         for name in sorted(one.closing):
