@@ -230,7 +230,8 @@ class ZmqLinks:
             return
         for message in messages:
             if not self._transmit(link, message):
-                self._lose(link, LinkLost(f"lost {link.peer}: its connection ended"))
+                reason = self._outgoing[link].lost() if link in self._outgoing else ""
+                self._lose(link, LinkLost(reason or f"lost {link.peer}: its connection ended"))
                 return
         self._tally.add("frames_sent", len(whole))
         if leaving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -66,6 +67,7 @@ class Room(Bench):
         """Connects with these keys, or with none, and says a proper Hello and Start."""
         dealer = self.context.socket(zmq.DEALER)
         dealer.linger = 0
+        dealer.setsockopt(zmq.SNDTIMEO, 0)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.setsockopt(zmq.MAXMSGSIZE, CODEC.max_part_bytes)
         dealer.setsockopt(zmq.ROUTING_ID, f"{side}|{len(self._strangers)}|{says}|{to.name}".encode())
@@ -73,8 +75,9 @@ class Room(Bench):
         if keys is not None:
             keys.call(dealer, to.links.address.public_key)
         dealer.connect(to.links.address.endpoint)
-        for message in CODEC.encode([Hello(PROTOCOL_VERSION, "", says)]) + CODEC.encode([START]):
-            dealer.send_multipart(message)
+        with contextlib.suppress(zmq.Again):  # it may be refused by now
+            for message in CODEC.encode([Hello(PROTOCOL_VERSION, "", says)]) + CODEC.encode([START]):
+                dealer.send_multipart(message)
         return dealer
 
     def refused(self, peer: Peer, number: int) -> None:
@@ -134,8 +137,11 @@ def _words_seen_on_the_wire(writers: Curve | None, readers: Curve | None) -> byt
 
 
 def test_a_writer_that_comes_before_its_reader_knows_it_is_let_in(room: Room) -> None:
-    """The two Opens of a request arrive in any order: being early must not cost the request its link."""
-    writer, reader = room.links("writer"), room.links("reader")
+    """The two Opens of a request arrive in any order: being early must not cost the request its link.
+
+    The reader's patience is beyond libzmq's own, so that only the introduction itself can end the wait well.
+    """
+    writer, reader = room.links("writer"), room.links("reader", patience_s=60.0)
     writer.links.introduce(reader.links.address)
     writer.send(reader, Side.WRITES, [START])
     room.waiting(reader, 1)
@@ -240,7 +246,7 @@ def test_an_impostor_is_not_talked_to(room: Room) -> None:
     writer.links.introduce(replace(impostor.links.address, public_key=KeyPair().public))
     writer.send(impostor, Side.WRITES, [START])
     loss = room.expect_loss_of(writer, LinkId("reader", Side.WRITES))
-    assert "lost reader at tcp" in loss.reason
+    assert not loss.announced
     assert not impostor.heard
 
 
@@ -293,9 +299,9 @@ def test_a_dead_gate_is_an_error_and_a_shut_door(room: Room) -> None:
     context.term()
 
 
-def test_too_many_who_wait_push_out_the_oldest(room: Room) -> None:
+def test_too_many_who_wait_push_out_the_oldest(room: Room, caplog: pytest.LogCaptureFixture) -> None:
     """Callers that nobody knows must not pile up; those who came last are the likelier to be introduced."""
-    victim = room.links("victim")
+    victim = room.links("victim", patience_s=60.0)
     keys = KeyPair()
     for _ in range(MOST_WAITING):
         room.stranger(victim, keys)
@@ -303,6 +309,7 @@ def test_too_many_who_wait_push_out_the_oldest(room: Room) -> None:
     room.stranger(victim, keys)
     room.refused(victim, 1)
     room.waiting(victim, MOST_WAITING)
+    assert caplog.text.count("nobody introduced its key") == 1
 
 
 def test_closing_does_not_wait_for_those_at_the_gate(room: Room) -> None:
@@ -317,10 +324,14 @@ def test_one_context_has_one_gate(room: Room) -> None:
     """Two would answer for each other's callers; the second is told, and leaves nothing behind."""
     context: Context = zmq.Context()
     first = ZmqLinks("first", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context)
-    before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+
+    def census() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = census()
     with pytest.raises(LinkError, match="second cannot bind tcp"):
         ZmqLinks("second", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context)
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    room.until(lambda: census() == before, "what the second had opened to be freed")
     first.close(0)
     ZmqLinks("third", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context).close(0)
     context.term()

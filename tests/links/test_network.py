@@ -12,30 +12,34 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HERE, THERE = "10.203.7.1", "10.203.7.2"
+CABLES = ("first", "second")
 HERE_TOO, THERE_TOO = "10.203.8.1", "10.203.8.2"
 FAR = Path(__file__).with_name("far.py")
 DEADLINE_S = 20.0
 OWN_FOLDER = 'mount -t tmpfs -o mode=0700 none "$0" && exec "$@"'  # a host has its own files, also at the same path
 STRANGER = """
-import sys, zmq
+import contextlib, sys, zmq
 from omni_graph.frames import PROTOCOL_VERSION, Hello
 from omni_graph.links.codec import Codec
 from omni_graph.links.keys import KeyPair
 dealer = zmq.Context().socket(zmq.DEALER)
 dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+dealer.setsockopt(zmq.SNDTIMEO, 0)
 dealer.setsockopt(zmq.ROUTING_ID, b"writes|1|mallory|reader")
 dealer.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
 if len(sys.argv) == 3:
     KeyPair().call(dealer, sys.argv[2])
 monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 dealer.connect(sys.argv[1])
-dealer.send_multipart(Codec({}).encode([Hello(PROTOCOL_VERSION, "", "mallory")])[0])
+with contextlib.suppress(zmq.Again):  # refused already
+    dealer.send_multipart(Codec({}).encode([Hello(PROTOCOL_VERSION, "", "mallory")])[0])
 monitor.recv_multipart()
 print("answered" if dealer.poll(0) else "refused")
 dealer.disable_monitor()
@@ -61,16 +65,21 @@ class Host:
         return (done.stdout + done.stderr).strip()
 
     def link(self, state: str) -> None:
-        """Pull both cables out, or plug them in."""
-        for device in ("first", "second"):
+        """Pull both cables out at this end, or plug them in."""
+        for device in CABLES:
             ip("-n", self.name, "link", "set", device, state)
+
+    def is_up(self) -> bool:
+        """Do both cables carry packets? The kernel says so some time after they were plugged in."""
+        seen = {each["ifname"]: each["operstate"] for each in json.loads(ip("-n", self.name, "-j", "link", "show"))}
+        return all(seen[device] == "UP" for device in CABLES)
 
     def close(self) -> None:
         ip("netns", "del", self.name)
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 class Process:
@@ -128,12 +137,19 @@ class Network:
         self._folder = folder
         self._processes: list[Process] = []
         self.here, self.there = Host(f"og-{os.getpid()}-here"), Host(f"og-{os.getpid()}-there")
-        for device, ours, theirs in (("first", HERE, THERE), ("second", HERE_TOO, THERE_TOO)):
+        for device, ours, theirs in zip(CABLES, (HERE, HERE_TOO), (THERE, THERE_TOO)):
             ip("link", "add", device, "netns", self.here.name, "type", "veth", "peer", device, "netns", self.there.name)
             ip("-n", self.here.name, "address", "add", f"{ours}/24", "dev", device)
             ip("-n", self.there.name, "address", "add", f"{theirs}/24", "dev", device)
-        self.here.link("up")
         self.there.link("up")
+        self.plug()
+
+    def plug(self) -> None:
+        """Both cables, and wait until they carry packets."""
+        self.here.link("up")
+        give_up = time.monotonic() + DEADLINE_S
+        while not (self.here.is_up() and self.there.is_up()):
+            assert time.monotonic() < give_up, "the cables do not come up"
 
     def process(self, host: Host, name: str, patience_s: float = 4.0) -> Process:
         made = Process(host, name, HERE if host is self.here else THERE, self._folder, patience_s)
@@ -183,7 +199,7 @@ def test_a_cut_cable_is_a_loss_at_both_ends_and_nothing_resumes(network: Network
         writer.order("send_on", "reader", "in vain")
         reader.hears("lost", "writer", "reads")
         writer.hears("lost", "reader", "writes")
-        network.here.link("up")
+        network.plug()
         writer.order("send", "reader", f"request-{turn}")
         assert reader.hears("Start", "writer", "reads") == [f"request-{turn}"]
         assert writer.hears("Credit", "reader", "writes") == [f"request-{turn}"]
