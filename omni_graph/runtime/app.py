@@ -227,6 +227,15 @@ class App:
         """Requests and replicas now."""
         return self._deployment.status()
 
+    def logs(self, stage: str | None = None, lines: int = 200) -> dict[str, list[str]]:
+        """The last log lines of each replica, of one stage or of all. Raises ScaleError for a stage that is not there."""
+        return self._deployment.logs(stage, lines)
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of this run, ours alone (0700); it goes with the deployment."""
+        return Path(self._deployment.run_folder)
+
     def close(self, drain_s: float = 0.0) -> None:
         """End everything. What runs has ``drain_s`` seconds to finish, and fails then with code ``closed``. Idempotent."""
         self._deployment.close(drain_s)

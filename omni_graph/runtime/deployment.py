@@ -137,6 +137,14 @@ class Deployment:
         replicas = [self.replicas.status(one, load) for one in self.replicas.of(host) if one.handle is not None]
         return {"state": self.replicas.health(host), "replicas": replicas}
 
+    def logs(self, stage: str | None, lines: int) -> dict[str, list[str]]:
+        """The last log lines of each replica, of one stage or of all."""
+        assert self.replicas is not None
+        hosts = self._hosts if stage is None else (self.scaling.host_of(stage),)
+        replicas = [one for host in hosts for one in self.replicas.of(host)]
+        handles = [one.handle for one in replicas if one.handle is not None]
+        return {handle.spec.name: handle.log_tail(lines).splitlines() for handle in handles}
+
     def close(self, drain_s: float = 0.0) -> None:
         """End requests, replicas and links; leave nothing behind. Idempotent.
 

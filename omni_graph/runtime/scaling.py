@@ -99,16 +99,21 @@ class Scaling:
 
     # ---- what may be asked
 
+    def host_of(self, stage: str) -> str:
+        """The stage in whose workers it lives. Raises ScaleError for one that is not there."""
+        stages = self._plan.stages
+        if stage not in stages:
+            raise ScaleError(f"no stage {stage!r}{suggest(stage, stages)}; stages: {', '.join(stages)}")
+        host = stages[stage].host
+        if host not in self._lines:
+            raise ScaleError(f"{stage} was not started in this deployment")
+        return host
+
     def _line(self, stage: str) -> _Line:
-        plan = self._plan
-        if stage not in plan.stages:
-            raise ScaleError(f"no stage {stage!r}{suggest(stage, plan.stages)}; stages: {', '.join(plan.stages)}")
-        host = plan.stages[stage].host
+        host = self.host_of(stage)
         if host != stage:
             raise ScaleError(f"{stage} lives in the workers of {host} and has none of its own; change {host}")
-        if stage not in self._lines:
-            raise ScaleError(f"{stage} was not started in this deployment")
-        return self._lines[stage]
+        return self._lines[host]
 
     def _check_config(self, stage: str, config: Mapping[str, Any]) -> None:
         takes = config_of(self._plan.stages[stage].node_class)
