@@ -1,114 +1,33 @@
-"""Encrypted links: who may connect, from when on, as whom; what never gets in; and that the gate cannot fail open."""
+"""Encrypted links: who may connect, from when on, as whom; whom we call; and that the secret stays where it was made."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import os
 import pickle
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import zmq
 
-from omni_graph.errors import FlowControlError, LinkError
 from omni_graph.frames import (
     GATEWAY,
-    PROTOCOL_VERSION,
-    Address,
-    Credit,
     Frame,
-    Hello,
     LinkId,
     LinkLost,
     Open,
     Side,
     Start,
 )
-from omni_graph.links.codec import Codec
-from omni_graph.links.gate import MOST_WAITING, ZAP_ENDPOINT
 from omni_graph.links.keys import Curve, KeyPair
 from omni_graph.links.profile import Heartbeat
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES
 from omni_graph.testing.link_bench import Bench, Peer
 from tests.links.relay import Relay
-
-CODEC = Codec(LINK_TYPES)
-START, CREDIT = Start("request", 1, 0), Credit("request", 1, 0, 0, 8)
-SOON_S = 0.01  # patience where a refusal is awaited
-Context = zmq.Context[zmq.Socket[bytes]]
-
-
-class Room(Bench):
-    """Encrypted Links over tcp, polled together; and strangers, who are raw sockets."""
-
-    def __init__(self) -> None:
-        super().__init__("curve", lambda name, wiring: self._new(name), None, deadline_s=20.0)
-        self.context: Context = zmq.Context()
-        self.curve = Curve(KeyPair())
-        self._strangers: list[zmq.Socket[bytes]] = []
-
-    def _new(self, name: str) -> ZmqLinks:
-        return ZmqLinks(name, "tcp://127.0.0.1", LINK_TYPES, curve=self.curve)
-
-    def links(self, name: str, *introduced: Address, patience_s: float = 4.0, keys: KeyPair | None = None) -> Peer:
-        """Encrypted Links of a key pair of their own."""
-        self.curve = Curve(keys or KeyPair(), introduced, patience_s)
-        return self.peer(name)
-
-    def stranger(
-        self, to: Peer, keys: KeyPair | None, says: str = "mallory", side: str = "writes"
-    ) -> zmq.Socket[bytes]:
-        """Connects with these keys, or with none, and says a proper Hello and Start."""
-        dealer = self.context.socket(zmq.DEALER)
-        dealer.linger = 0
-        dealer.setsockopt(zmq.SNDTIMEO, 0)
-        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-        dealer.setsockopt(zmq.MAXMSGSIZE, CODEC.max_part_bytes)
-        dealer.setsockopt(zmq.ROUTING_ID, f"{side}|{len(self._strangers)}|{says}|{to.name}".encode())
-        self._strangers.append(dealer)
-        if keys is not None:
-            keys.call(dealer, to.links.address.public_key)
-        dealer.connect(to.links.address.endpoint)
-        with contextlib.suppress(zmq.Again):  # it may be refused by now
-            for message in CODEC.encode([Hello(PROTOCOL_VERSION, "", says)]) + CODEC.encode([START]):
-                dealer.send_multipart(message)
-        return dealer
-
-    def refused(self, peer: Peer, number: int) -> None:
-        """Poll until exactly this many callers of ``peer`` have been refused."""
-        zmq_links = peer.links
-        assert isinstance(zmq_links, ZmqLinks)
-        self.until(lambda: zmq_links.counters().refused_callers >= number, f"{number} callers to be refused")
-        assert zmq_links.counters().refused_callers == number
-
-    def waiting(self, peer: Peer, number: int) -> None:
-        """Poll until this many callers wait at the gate of ``peer``."""
-        self.until(lambda: len(peer.links._gate._waiting) == number, f"{number} callers to wait")  # type: ignore[attr-defined]
-
-    def talk(self, writer: Peer, reader: Peer, number: int = 1) -> None:
-        """There and back on the link of ``writer``, whose ``number``-th words these are; nothing else was heard on it."""
-        writer.send(reader, Side.WRITES, [START])
-        self.expect(reader, writer, Side.READS, [START] * number)
-        reader.send(writer, Side.READS, [CREDIT])
-        self.expect(writer, reader, Side.WRITES, [CREDIT] * number)
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with Room() as made:
-        yield made
-        made.context.destroy(linger=0)
-
-
-def address_of(name: str, keys: KeyPair) -> Address:
-    return Address(name, "ipc:///nowhere", keys.public)
-
+from tests.links.room import CODEC, SOON_S, START, Room, address_of
 
 # ---- who comes in
 
@@ -269,93 +188,6 @@ def test_neither_end_can_be_talked_out_of_encryption(room: Room) -> None:
     assert not plain.heard
     assert not reader.heard
     plain.links.close(0)
-
-
-# ---- the gate
-
-
-def test_a_dead_gate_is_an_error_and_a_shut_door(room: Room) -> None:
-    """A replica that can no longer tell friend from stranger must end, and let nobody in meanwhile."""
-    keys = KeyPair()
-    context: Context = zmq.Context()
-    curve = Curve(KeyPair(), (address_of("mallory", keys),))
-    victim = Peer(ZmqLinks("victim", "tcp://127.0.0.1", LINK_TYPES, curve=curve, context=context))
-    breaker = context.socket(zmq.DEALER)
-    breaker.connect(ZAP_ENDPOINT)
-    breaker.send_multipart([b"", b"no ZAP"])
-    with pytest.raises(LinkError, match=r"the gate of encrypted links failed: a ZAP request of 3 parts"):
-        room.until(lambda: False, "the failure of the gate", [victim])
-    breaker.close(0)
-    room.stranger(victim, keys)
-
-    def refused() -> bool:
-        with pytest.raises(LinkError, match="the gate of encrypted links failed"):
-            victim.poll(0.01)
-        return victim.links.counters().refused_callers > 0  # type: ignore[attr-defined,no-any-return]
-
-    room.until(refused, "one whose key is known to be refused all the same", [room.links("other")])
-    assert not victim.heard
-    victim.links.close(0)
-    context.term()
-
-
-def test_too_many_who_wait_push_out_the_oldest(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """Callers that nobody knows must not pile up; those who came last are the likelier to be introduced."""
-    victim = room.links("victim", patience_s=60.0)
-    keys = KeyPair()
-    for _ in range(MOST_WAITING):
-        room.stranger(victim, keys)
-    room.waiting(victim, MOST_WAITING)
-    room.stranger(victim, keys)
-    room.refused(victim, 1)
-    room.waiting(victim, MOST_WAITING)
-    assert caplog.text.count("nobody introduced its key") == 1
-
-
-def test_closing_does_not_wait_for_those_at_the_gate(room: Room) -> None:
-    victim = room.links("victim")
-    room.stranger(victim, KeyPair())
-    room.waiting(victim, 1)
-    room.in_thread(lambda: victim.links.close(0), "close")
-    assert "gate" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_one_context_has_one_gate(room: Room) -> None:
-    """Two would answer for each other's callers; the second is told, and leaves nothing behind."""
-    context: Context = zmq.Context()
-    first = ZmqLinks("first", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context)
-
-    def census() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
-    before = census()
-    with pytest.raises(LinkError, match="second cannot bind tcp"):
-        ZmqLinks("second", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context)
-    room.until(lambda: census() == before, "what the second had opened to be freed")
-    first.close(0)
-    ZmqLinks("third", "tcp://127.0.0.1", LINK_TYPES, curve=Curve(KeyPair()), context=context).close(0)
-    context.term()
-
-
-def test_who_is_introduced_must_have_a_name(room: Room) -> None:
-    """A key without a name could come in by any."""
-    with pytest.raises(FlowControlError, match="a link name of 0 bytes"):
-        room.links("victim").links.introduce(address_of("", KeyPair()))
-
-
-def test_nothing_is_left_open_after_close() -> None:
-    """A worker that comes and goes for months must not run out of descriptors or threads."""
-
-    def live_and_die() -> tuple[int, int]:
-        with Room() as room:
-            writer, reader = room.links("writer"), room.links("reader")
-            room.introduce(writer, reader)
-            room.talk(writer, reader)
-            room.context.destroy(linger=0)
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
-    first = live_and_die()
-    assert [live_and_die() for _ in range(2)] == [first] * 2
 
 
 # ---- the sockets and the secret
