@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -46,6 +49,25 @@ def test_nothing_listens_beyond_loopback() -> None:
         listening = [one for process in ours for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
     hosts = {one.laddr.ip.removeprefix("::ffff:") for one in listening}
     assert hosts == {"127.0.0.1"}, listening
+
+
+def test_whoever_has_no_token_reads_metrics_and_health_and_nothing_else() -> None:
+    agents = [one for one in psutil.Process().children(recursive=True) if one.name().endswith("Agent")]
+    ports = {one.laddr.port for agent in agents for one in agent.net_connections() if one.status == psutil.CONN_LISTEN}
+    answers = [_get(port, path) for port in ports for path in ("/api/job_agent/jobs/", "/logs", "/metrics")]
+    assert sum(status == 401 for status, _ in answers) >= 4
+    assert all(body.startswith("# HELP") for status, body in answers if status == 200)
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    """Status and beginning of the body; 0 where the port does not speak HTTP/1."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read(20).decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except (OSError, http.client.HTTPException):
+        return 0, ""
 
 
 def test_the_token_and_all_of_rays_files_are_ours_alone() -> None:
