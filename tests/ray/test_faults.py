@@ -105,7 +105,7 @@ def test_replicas_that_fit_alone_but_not_together_give_up_and_say_what_is_short(
     said: list[Change] = []
     with pytest.raises(og.LaunchError, match=r"not placed after 3 s: CPU: \d+ asked, no machine has more free than 0"):
         Deployment(plan, RayLauncher(place_timeout_s=3.0), on_change=said.append)
-    assert [change.state for change in said if change.name == "b/0.0"][0] is State.PLACING
+    assert next(change.state for change in said if change.name == "b/0.0") is State.PLACING
 
 
 def test_closing_ends_actors_and_files() -> None:
