@@ -79,6 +79,9 @@ class ProcessHandle:
             self._process.kill()
         self._reader.join(5.0)
 
+    def frozen(self) -> bool:
+        return is_stopped(self.pid)
+
     def log_tail(self, lines: int = 20) -> str:
         try:
             return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
@@ -115,12 +118,21 @@ class ProcessLauncher:
 
     def gateway_links(self, types: Mapping[int, type], wiring: str, run_folder: str) -> Links:
         """The Gateway's end."""
+        from omni_graph.links.profile import WAN
         from omni_graph.links.sockets import ZmqLinks
 
-        return ZmqLinks("gateway", self.bind(run_folder), types, wiring)
+        return ZmqLinks("gateway", self.bind(run_folder), types, wiring, heartbeat=WAN)
 
     def close(self) -> None:
         pass
+
+
+def is_stopped(pid: int) -> bool:
+    """The process exists and is stopped by a signal (state T of proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
 
 
 _starting = threading.Lock()

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from omni_graph.frames import GATEWAY, Address, Links
 from omni_graph.runtime import child
+from omni_graph.runtime.processes import is_stopped
 from omni_graph.runtime.ray_actor import SOCKETS, Home, Launched, News, ReplicaActor, binds, machine, tail_of
 from omni_graph.runtime.ray_cluster import RayCluster
 from omni_graph.runtime.ray_placement import actor_options, never_fits, shortage
@@ -171,6 +172,9 @@ class RayHandle:
         for thread in list(self._threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
+
+    def frozen(self) -> bool:
+        return self._pidfd is not None and is_stopped(self.pid)
 
     def log_tail(self, lines: int = 20) -> str:
         if self._home is None or self._home.machine == machine():

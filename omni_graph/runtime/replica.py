@@ -136,6 +136,9 @@ class Handle(Protocol):
     def kill(self) -> None:
         """End it now, where the launcher can."""
 
+    def frozen(self) -> bool:
+        """Its process is on this machine and stopped, by a signal or a debugger."""
+
     def log_tail(self, lines: int = 20) -> str:
         """Its last log lines."""
 

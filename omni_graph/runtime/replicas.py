@@ -21,6 +21,7 @@ from omni_graph.supervision import Supervision
 
 log = logging.getLogger("omni_graph.supervisor")
 WATCH_S = 0.05
+FROZEN_S = 0.25
 STOP_GRACE_S = 5.0
 CLOSED = "the deployment is closed"
 OnChange = Callable[[Change], None]
@@ -40,6 +41,7 @@ class Replica:
     life: int = -1
     ready_since: float | None = None
     restart_at: float | None = None
+    frozen_since: float | None = None
     going: bool = False
     detail: str = ""
 
@@ -190,12 +192,26 @@ class Replicas:
                     self._stages[replica.host].circuit_open = False
                     self._start(replica)
                     self._tell_hope(replica.host)
+        elif handle is not None and replica.state is State.READY and self._is_frozen(replica, now):
+            log.warning("ending %s: its process is stopped", handle.spec.name)
+            handle.kill()
         elif handle is not None and handle.state is State.READY and handle.beat.in_step_s > handle.spec.max_step_s:
             handle.state = State.STUCK
             detail = f"in one step for {handle.beat.in_step_s:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
             self._changed(replica, Change(handle.spec.name, State.STUCK, detail))
             handle.kill()
             self._abandon(replica)
+
+    @staticmethod
+    def _is_frozen(replica: Replica, now: float) -> bool:
+        """Stopped for ``FROZEN_S``. Heartbeats would tell too, but late: they must outlast a stall of the whole machine."""
+        assert replica.handle is not None
+        if not replica.handle.frozen():
+            replica.frozen_since = None
+            return False
+        if replica.frozen_since is None:
+            replica.frozen_since = now
+        return now - replica.frozen_since > FROZEN_S
 
     def _abandon(self, replica: Replica) -> None:
         """What cannot be killed (a thread) never ends by itself: its place is filled all the same."""

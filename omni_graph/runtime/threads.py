@@ -84,6 +84,9 @@ class ThreadHandle:
         if self._worker is not None:
             self._worker.stop()
 
+    def frozen(self) -> bool:
+        return False
+
     def log_tail(self, lines: int = 20) -> str:
         return "\n".join(list(self._log)[-lines:])
 
