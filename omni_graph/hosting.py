@@ -81,6 +81,7 @@ class HostedNode:
         self._drained: dict[str, dict[str, None]] = {port: {} for port in self.ports.inputs}
         self._worked: dict[str, None] = {}
         self._starved: dict[str, None] = {}
+        self._active: dict[str, None] = {}  # whose activity is not "waiting"
         self._stepping = False
         self._to_close: list[str] = []
         self._unread: list[str] = []
@@ -102,6 +103,7 @@ class HostedNode:
             table.pop(request, None)
         self._worked.pop(request, None)
         self._starved.pop(request, None)
+        self._active.pop(request, None)
         if state is None or not state.done:
             self._close(request)
         self.awake = True
@@ -136,6 +138,10 @@ class HostedNode:
 
     def _become(self, request: str, state: NodeRequest, activity: str) -> None:
         state.activity = activity
+        if activity == "waiting":
+            self._active.pop(request, None)
+        else:
+            self._active[request] = None
         self._observer.became(request, self.name, activity)
 
     # ---- one slice
@@ -154,9 +160,16 @@ class HostedNode:
             self._observer.computed(self.name, tuple(self._worked), self._clock() - started)
             self._close_ended()
             self._finish_unread()
-        for request, state in self.requests.items():
+        self._note_activities()
+
+    def _note_activities(self) -> None:
+        """What each request does from now on. One that waited, and was not touched, goes on waiting."""
+        for request in {**self._active, **self._worked, **self._starved}:
+            state = self.requests.get(request)
+            if state is None or state.done:
+                continue
             activity = self._activity(request)
-            if activity != state.activity and not state.done:
+            if activity != state.activity:
                 self._become(request, state, activity)
 
     def _activity(self, request: str) -> str:
@@ -181,7 +194,8 @@ class HostedNode:
         if stream is None or request not in self._ready[port.name]:
             raise FlowControlError(f"{self.name}.{port.name}: no packet waits for {request}: ask ready() first")
         choices, packet, credit = stream.take()
-        self._merge(state, choices)
+        if choices:
+            self._merge(state, choices)
         if credit is not None:
             self._emit(stream.link, credit)
         table = self._ready[port.name]
@@ -301,6 +315,7 @@ class HostedNode:
         for table in (*self._ready.values(), *self._drained.values()):
             table.pop(request, None)
         self._starved.pop(request, None)
+        self._active.pop(request, None)
         self._to_close.append(request)
         if not self._stepping:
             self._close_ended()
