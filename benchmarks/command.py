@@ -38,9 +38,9 @@ def run(name: str, json_file: Path | None, plot_file: Path | None, options: Opti
     if float(report.machine.machine["load_at_start"]) > 0.5:
         report.notes.append("the machine was not idle when this began (load_at_start): judge ratios, not times")
     import_module(BENCHES[name]).run(report, options)
-    show(report, Console(width=None if sys.stdout.isatty() else 170))
     if json_file is not None:
         json_file.write_text(report.to_json(), encoding="utf-8")
     if plot_file is not None:
         plot_file.write_text(svg(report), encoding="utf-8")
+    show(report, Console(width=None if sys.stdout.isatty() else 170))
     return report

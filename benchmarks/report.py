@@ -134,13 +134,15 @@ class Report:
         return row
 
     def to_json(self) -> str:
-        """The whole report as text."""
+        """The whole report as text; a series is one line."""
         record: dict[str, Any] = {
             "bench": self.bench,
             "quick": self.quick,
             **asdict(self.machine),
             "notes": self.notes,
             "rows": [asdict(row) for row in self.rows],
-            "samples": [asdict(one) for one in self.series],
+            "samples": [],
         }
-        return json.dumps(record, indent=1) + "\n"
+        head = json.dumps(record, indent=1).removesuffix("[]\n}")
+        samples = ",\n  ".join(json.dumps(asdict(one), separators=(",", ":")) for one in self.series)
+        return f"{head}[\n  {samples}\n ]\n}}\n"
