@@ -175,9 +175,10 @@ class HostedNode:
     def _activity(self, request: str) -> str:
         if request in self._starved:
             return "stalled"
-        if self.awake and request in self._worked:
-            return "queued"
-        return "queued" if any(request in table for table in self._ready.values()) else "waiting"
+        if not self.awake:  # it had its chance: what waits for it is not what it needs next
+            return "waiting"
+        has_packets = any(request in table for table in self._ready.values())
+        return "queued" if has_packets or request in self._worked else "waiting"
 
     def worked(self) -> Sequence[str]:
         """Requests of the last slice; all open ones where it touched none."""

@@ -129,14 +129,14 @@ class Replicas:
     # ---- changes
 
     def _changed(self, replica: Replica, change: Change) -> None:
+        if self._on_change is not None:  # first, so that who waits for a state hears of it before the wait is over
+            self._on_change(change)
         with self._changed_state:
             current = replica.handle is None or replica.handle.spec.name == change.name
             if current and not self._closed.is_set():
                 self._take_in(replica, change)
                 replica.state, replica.detail = change.state, change.detail
             self._changed_state.notify_all()
-        if self._on_change is not None:
-            self._on_change(change)
 
     def _take_in(self, replica: Replica, change: Change) -> None:
         if change.state is State.READY and change.address is not None:
