@@ -23,6 +23,11 @@ FAILED, INVALID_GRAPH = 1, 3
 # name -> module:function; the function's docstring is its help
 COMMANDS = {
     "run": "omni_graph.cli.run:run",
+    "up": "omni_graph.cli.up:up",
+    "status": "omni_graph.cli.status:status",
+    "scale": "omni_graph.cli.scale:scale",
+    "drain": "omni_graph.cli.drain:drain",
+    "logs": "omni_graph.cli.logs:logs",
     "check": "omni_graph.cli.check:check",
     "draw": "omni_graph.cli.draw:draw",
     "nodes": "omni_graph.cli.nodes:nodes",

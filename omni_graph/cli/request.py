@@ -39,6 +39,7 @@ class Flags:
     greedy: bool = False
     max_tokens: int | None = None
     seed: int | None = None
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Request:
     params: Mapping[str, Mapping[str, Any]]
     seed: int | None
     folder: Path
+    session: str | None = None
 
 
 def make_request(flags: Flags, plan: Plan) -> Request:
@@ -59,7 +61,7 @@ def make_request(flags: Flags, plan: Plan) -> Request:
     _usage("--param", check_params, plan, params)
     inputs, folder = _inputs(flags, plan)
     read_inputs(plan, inputs, outputs, folder)
-    return Request(inputs, outputs, params, flags.seed, folder)
+    return Request(inputs, outputs, params, flags.seed, folder, flags.session)
 
 
 def _usage(option: str, check: Callable[..., T], *arguments: Any) -> T:

@@ -7,48 +7,37 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omni_graph.cli.options import DeployOption, GraphArgument, SetOption
+from omni_graph.cli.options import (
+    DeployOption,
+    LauncherOption,
+    LogLevel,
+    LogLevelOption,
+    SetOption,
+    TokenOption,
+)
+from omni_graph.cli.sources import R, Running, Serving, Source, attach, served
 from omni_graph.cli.stopping import INTERRUPTED, abandon, abandon_output, leave_with_threads_since, stoppable
 from omni_graph.errors import OmniGraphError, RequestError
 
 if TYPE_CHECKING:
+    from omni_graph.cli.places import Door
     from omni_graph.cli.reading import Reader
     from omni_graph.cli.request import Request
     from omni_graph.graph import Graph
     from omni_graph.plan import Plan
-    from omni_graph.runtime.app import App, Handle
     from omni_graph.spec import DeploySpec
 
 Many = list[str] | None
 FAILED = 1
-
-
-class LauncherName(StrEnum):
-    """Who starts the replicas."""
-
-    THREADS = "threads"
-    PROCESSES = "processes"
-    RAY = "ray"
-
-
-class LogLevel(StrEnum):
-    """What the replicas write down."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +50,14 @@ class Report:
 
 
 def run(
-    graph: GraphArgument,
-    deploy: DeployOption = None,
-    launcher: Annotated[
-        LauncherName | None, typer.Option(help="Who starts the stages; else the deploy file's.")
+    graph: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="GRAPH", help="A graph file, or the name of a graph in the package; with --url not needed."
+        ),
     ] = None,
+    deploy: DeployOption = None,
+    launcher: LauncherOption = None,
     settings: SetOption = None,
     text: Annotated[str | None, typer.Option(metavar="T", help="What the user says.")] = None,
     image: Annotated[Many, typer.Option(metavar="FILE", help="A picture for the user's message.")] = None,
@@ -85,32 +77,40 @@ def run(
     speech: Annotated[Path, typer.Option(metavar="OUT.wav", help="Where sound is written.")] = Path("speech.wav"),
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Record the request for omni-graph trace.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object to stdout instead of text.")] = False,
-    log_level: Annotated[
-        LogLevel, typer.Option(case_sensitive=False, help="Of the replicas' log files.")
-    ] = LogLevel.INFO,
+    log_level: LogLevelOption = LogLevel.INFO,
+    session: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Prefer the replicas that served this session before.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Run it on the deployment that `omni-graph up` holds there.")
+    ] = None,
+    token: TokenOption = None,
 ) -> None:
     """Run one request through a graph.
 
     Text streams to stdout; speech is written while it is made; the waterfall of the stages goes to stderr.
     """
     from omni_graph.cli.request import Flags, make_request
-    from omni_graph.load import load_deploy, load_graph
     from omni_graph.plan import make_plan
 
     flags = Flags(
         text, image or (), audio or (), video or (), audio_in_video, system, messages, inputs or (), outputs,
-        params or (), greedy, max_tokens, seed,
+        params or (), greedy, max_tokens, seed, session,
     )  # fmt: skip
+    source = Source(graph, deploy, settings or (), launcher, log_level)
     report = Report(speech, trace, as_json)
     threads = threading.enumerate()
     try:
         with stoppable(), _quiet_log():
-            loaded = load_graph(graph, settings=settings or (), environ=os.environ)
-            deployment = load_deploy(deploy) if deploy is not None else None
+            door = None if url is None else attach(url, token, source)
+            loaded, deployment = source.load() if door is None else served(door, source)
             plan = make_plan(loaded, deployment)
             request = make_request(flags, plan)
             _check_files(plan, request, report)
-            _launch_and_run(loaded, deployment, launcher, log_level, plan, request, report)
+            if door is None:
+                _launch_and_run(loaded, deployment, source, plan, request, report)
+            else:
+                _run_there(door, plan, request, report)
     except KeyboardInterrupt:
         leave_with_threads_since(threads, INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
@@ -135,8 +135,7 @@ def _check_files(plan: Plan, request: Request, report: Report) -> None:
 def _launch_and_run(
     graph: Graph,
     deploy: DeploySpec | None,
-    launcher: LauncherName | None,
-    log_level: LogLevel,
+    source: Source,
     plan: Plan,
     request: Request,
     report: Report,
@@ -145,15 +144,24 @@ def _launch_and_run(
     from omni_graph.runtime.app import launch
 
     with starting(plan, request.outputs) as on_change:
-        app = launch(graph, deploy, launcher, outputs=request.outputs, on_change=on_change, log_level=log_level.upper())
+        level = source.log_level.upper()
+        app = launch(graph, deploy, source.launcher, outputs=request.outputs, on_change=on_change, log_level=level)
     with app:
         _one_request(app, plan, request, report)
 
 
-def _one_request(app: App, plan: Plan, request: Request, report: Report) -> None:
+def _run_there(door: Door, plan: Plan, request: Request, report: Report) -> None:
+    from omni_graph.cli.remote import Remote, RemoteApp
+
+    _one_request(RemoteApp(Remote(door), plan), plan, request, report)
+
+
+def _one_request(app: Serving[R], plan: Plan, request: Request, report: Report) -> None:
     from omni_graph.cli.reading import Reader
 
-    handle = app.start(request.inputs, request.outputs, request.params, request.seed, folder=request.folder)
+    handle = app.start(
+        request.inputs, request.outputs, request.params, request.seed, folder=request.folder, session=request.session
+    )
     with closing(Reader(plan, request.outputs, report.speech, quiet=report.as_json)) as reader:
         try:
             with _says_when_paused(app):
@@ -170,7 +178,7 @@ def _one_request(app: App, plan: Plan, request: Request, report: Report) -> None
         _tell(app, handle, reader, report)
 
 
-def _interrupted(handle: Handle, reader: Reader) -> None:
+def _interrupted(handle: Running, reader: Reader) -> None:
     """The files are made valid, and what waits to be written to a reader that does not read is let go."""
     import sys
 
@@ -181,7 +189,7 @@ def _interrupted(handle: Handle, reader: Reader) -> None:
     typer.echo("; ".join(filter(None, ("interrupted", reader.written()))), err=True)
 
 
-def _tell(app: App, handle: Handle, reader: Reader, report: Report) -> None:
+def _tell(app: Serving[R], handle: R, reader: Reader, report: Report) -> None:
     from omni_graph.cli.terminal import console
     from omni_graph.observe.waterfall import Waterfall
 
@@ -216,7 +224,7 @@ def _quiet_log() -> Iterator[None]:
 
 
 @contextmanager
-def _says_when_paused(app: App) -> Iterator[None]:
+def _says_when_paused(app: Serving[R]) -> Iterator[None]:
     """When whoever reads our output is slow, the graph waits; say so, once a pause."""
     done = threading.Event()
 
@@ -227,7 +235,7 @@ def _says_when_paused(app: App) -> Iterator[None]:
                 paused = app.paused > 0
                 if paused and not said:
                     typer.echo("paused: waiting for the reader", err=True)
-            except (OSError, RequestError):  # nobody reads stderr, or the deployment has ended: nothing left to say
+            except (OSError, OmniGraphError):  # nobody reads stderr, or the deployment has ended: nothing left to say
                 return
             said = paused
 
