@@ -20,6 +20,9 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError
 from omni_nodes.qwen2_5_omni.quiet import no_token_id_warning
+from omni_nodes.supported import require_transformers
+
+require_transformers()
 
 EMBEDDING_TABLE = "thinker.model.embed_tokens.weight"
 AUDIO_ENCODER = "thinker.audio_tower."
