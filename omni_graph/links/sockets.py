@@ -136,12 +136,13 @@ class ZmqLinks:
             self._waker.clear()
             self._woken = True
         for outgoing in {self._sources[source] for source in ready if source in self._sources}:
-            self._read_outgoing(outgoing)
+            self._read_outgoing(outgoing, outgoing.monitor.socket in ready)
         if probe is not None or not ready.isdisjoint({self._incoming.socket, self._incoming.monitor.socket}):
-            self._read_incoming()
+            self._read_incoming(self._incoming.monitor.socket in ready)
 
-    def _read_outgoing(self, outgoing: Outgoing) -> None:
-        reason = outgoing.lost()
+    def _read_outgoing(self, outgoing: Outgoing, news: bool) -> None:
+        """``news``: its monitor has something to tell, which is heard before the messages that came before it."""
+        reason = outgoing.lost() if news else ""
         for message in outgoing.receive(BATCH):
             self._count_received(message)
             self._hear_peer(outgoing, message)
@@ -163,9 +164,10 @@ class ZmqLinks:
         except LinkError as error:
             self._refuse(outgoing.link, str(error))
 
-    def _read_incoming(self) -> None:
+    def _read_incoming(self, news: bool) -> None:
         now = self._clock()
-        self._tally.add("refused_callers", self._incoming.note_ends(now))
+        if news:
+            self._tally.add("refused_callers", self._incoming.note_ends(now))
         messages = 0
         for routing_id, known_as, message in self._incoming.receive(BATCH):
             messages += 1
