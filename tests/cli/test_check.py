@@ -97,4 +97,7 @@ def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: list[
 def test_a_graph_that_is_not_there_is_3(capsys: pytest.CaptureFixture[str]) -> None:
     ran = command(capsys, "check", "no_such_graph")
     assert (ran.code, ran.out) == (3, "")
-    assert ran.err == "error[OG001]: there is no file and no graph called `no_such_graph` (known: `qwen2_5_omni`, `words`)\n"
+    assert (
+        ran.err
+        == "error[OG001]: there is no file and no graph called `no_such_graph` (known: `qwen2_5_omni`, `words`)\n"
+    )
