@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -78,23 +78,24 @@ def _hold(app: App, graph: Graph) -> int:
         try:
             with written(place, app.run_folder, state_folder(os.environ)):
                 typer.echo(server.url)
-                _wait(app)
-        except KeyboardInterrupt:
-            return _drain(app, server)
+                return _until_stopped(app, server)
         finally:
-            server.close()
+            server.close(grace_s=0)
     finally:
         app.close()
 
 
-def _wait(app: App) -> NoReturn:
-    while True:
-        threading.Event().wait(LOOK_S)
-        app.status()
+def _until_stopped(app: App, server: ControlServer) -> int:
+    try:
+        while True:
+            threading.Event().wait(LOOK_S)
+            app.status()
+    except KeyboardInterrupt:
+        return _drain(app, server)
 
 
 def _drain(app: App, server: ControlServer) -> int:
-    """Its own answers are still given while what runs finishes. Another signal ends that at once."""
+    """It can still be asked how it is while what runs finishes. Another signal ends that at once."""
     seconds = app.plan.deploy.drain_timeout_s
     try:
         with stoppable():
@@ -102,7 +103,6 @@ def _drain(app: App, server: ControlServer) -> int:
             app.close(seconds)
             server.close()
     except KeyboardInterrupt:
-        server.close(grace_s=0.2)
         return INTERRUPTED
     return OK
 

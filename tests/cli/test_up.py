@@ -110,7 +110,9 @@ def test_a_second_signal_does_not_wait(held: Held, tmp_path: Path) -> None:
         assert running.read(1) == b"0"
         held.background.signal(signal.SIGINT)
         eventually(lambda: "stopping: what runs has 30 s" in held.background.err)
-        assert held.command("run", *GO).code == 1
+        ran = held.command("run", *GO)
+        assert ran.code == 1 and "closed: the deployment is being shut down" in ran.err
+        assert held.status()["requests"]["running"] == 1
         held.background.signal(signal.SIGINT)
         assert held.background.end() == 130
         running.stop_reading()

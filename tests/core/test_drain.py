@@ -48,7 +48,7 @@ def test_what_a_drain_does_not_wait_for_is_replayed_without_a_retry_and_without_
     client.close("a", TALK)
     assert opened_on(client, "a") == [THINK, OTHER]
     (one,) = client.gateway._requests.values()
-    assert (one.faults, one.alone_in) == (0, set())
+    assert one.faults == 0 and not one.deaths and not one.probation
 
 
 def test_an_answer_that_began_is_finished_only_on_its_revision() -> None:
