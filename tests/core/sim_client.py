@@ -7,28 +7,31 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from omni_graph.errors import Code, RequestError
+from omni_graph.errors import REPLAYED, Code, RequestError
 from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
 from tests.core.sim_oracle import Violation
 from tests.core.sim_shapes import Shape
 
 if TYPE_CHECKING:
-    from tests.core.simulation import Undisturbed
+    from tests.core.sim_setting import Undisturbed
 
 
 class Client:
-    """One request. ``expected`` None: nobody knows the right answer yet."""
+    """One request. ``expected`` None: nobody knows the right answer yet. ``once``: it passes a stage that must run only
+    once; ``may_repeat``: it does not, and its inputs are kept for a replay."""
 
-    def __init__(
-        self, name: str, supply: Sequence[Any], seed: int, outputs: tuple[str, ...], expected: Undisturbed | None
-    ) -> None:
-        self.name, self.seed, self.outputs, self.expected = name, seed, outputs, expected
+    def __init__(self, name: str, supply: Sequence[Any], seed: int, outputs: tuple[str, ...]) -> None:
+        self.name, self.seed, self.outputs = name, seed, outputs
+        self.expected: Undisturbed | None = None
+        self.script = 0
         self.supply = deque(supply)
         self.deadline_s = 1e9
         self.slow = False
         self.asked = self.input_ended = self.cancelled = self.tripped = self.released = self.stuck = False
         self.asked_at = 0.0
+        self.once, self.may_repeat = False, True
+        self.attempts = 0
         self.ended: Ended | None = None
         self.dropped: set[str] = set()
         self.route: set[str] = set()
@@ -89,19 +92,27 @@ class Client:
                 return f"{output} is {self.got[output]}, undisturbed it is {self.expected.packets[output]}"
         return None
 
-    def excused(self, error: RequestError, cuts: Sequence[set[str]], dead: set[str]) -> bool:
+    def excused(self, error: RequestError, cuts: Sequence[set[str]], dead: set[str], retries: int) -> bool:
         """Has something happened to this request that explains such an end?"""
-        ends = {*self.route, "gateway"}
+        died, losses = self.route & dead, self.losses(cuts, dead)
+        hosts = [name.partition("/")[0] for name in died]
         reasons = {
             Code.CANCELLED: self.cancelled,
             Code.NODE_FAILED: self.tripped,
             Code.DEADLINE_EXCEEDED: self.deadline_s < 1e8,
-            Code.REPLICA_DIED: bool(self.route & dead),
-            Code.LINK_LOST: bool(self.route & dead) or any(cut <= ends for cut in cuts),
-            Code.UNAVAILABLE: bool(dead) and not self.route,
+            Code.UNAVAILABLE: bool(dead) and (not self.route or self.attempts > 0),
             Code.WEDGED: self.stuck,
+            Code.POISON: any(hosts.count(host) > 1 for host in hosts),
         }
+        if error.code in REPLAYED:
+            known = losses > 0 if error.code is Code.LINK_LOST else bool(died)
+            return known and (losses > retries or not self.may_repeat)
         return reasons.get(error.code, False)
+
+    def losses(self, cuts: Sequence[set[str]], dead: set[str]) -> int:
+        """Replicas and links of its attempts that were lost so far."""
+        ends = {*self.route, "gateway"}
+        return len(self.route & dead) + sum(cut <= ends for cut in cuts)
 
     def progress(self) -> str:
         got = {output: len(packets) for output, packets in self.got.items()}

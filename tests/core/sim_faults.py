@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omni_graph.errors import Code, RequestError
@@ -9,7 +10,8 @@ from omni_graph.frames import Side
 
 if TYPE_CHECKING:
     from tests.core.sim_client import Client
-    from tests.core.simulation import Worker, World
+    from tests.core.sim_setting import Worker
+    from tests.core.simulation import World
 
 
 def inject(world: World, kind: str) -> None:
@@ -17,18 +19,29 @@ def inject(world: World, kind: str) -> None:
     workers = [worker for worker in world.workers.values() if not worker.doomed]
     links = [link for link in world.network.links if not link.dead and link.side is Side.WRITES]
     clients = [client for client in world.clients.values() if client.asked and not client.released]
-    if kind == "kill" and workers:
-        kill(world, world.rng.choice(workers))
-    elif kind == "control" and workers:
-        cut_control(world, world.rng.choice(workers))
-    elif kind in ("bug", "request_error") and workers:
-        trip(world, world.rng.choice(workers), kind)
-    elif kind == "cut" and links:
+    if kind in ON_WORKERS and workers:
+        ON_WORKERS[kind](world, world.rng.choice(workers))
+    elif kind in ("cut", "partition") and links:
         link = world.rng.choice(links)
-        world.oracle.cuts.append({link.opener, link.other})
-        world.network.cut(link)
+        between = {link.opener, link.other}
+        world.oracle.cuts.append(between)
+        for one in links if kind == "partition" else [link]:
+            if {one.opener, one.other} == between:
+                world.network.cut(one)
     elif kind in ("cancel", "drop") and clients:
-        (cancel if kind == "cancel" else drop)(world, world.rng.choice(clients))
+        (cancel if kind == "cancel" else drop)(world, world.rng.choice(between_attempts(world, clients) or clients))
+    elif kind == "give_up" and world.rng.random() < 0.3:
+        host = world.rng.choice(tuple(world.topology.host_of.values()))
+        world.gateway.expect(host, (), world.now)
+        world.after_gateway()
+
+
+def between_attempts(world: World, clients: list[Client]) -> list[Client]:
+    """Those that have lost an attempt and do not have the next: that is when a cancel is most awkward."""
+    held = {
+        name for name, one in world.gateway._requests.items() if one.attempt and one.state in ("resetting", "waiting")
+    }
+    return [client for client in clients if client.name in held]
 
 
 def kill(world: World, worker: Worker) -> None:
@@ -50,6 +63,31 @@ def cut_control(world: World, worker: Worker) -> None:
         worker.doomed = True
         world.oracle.dead.add(worker.name)
         world.network.cut(link)
+
+
+def stuck(world: World, worker: Worker) -> None:
+    """It is taken for dead, and talks on for a while."""
+    leave(world, worker, Code.STUCK)
+
+
+def drain(world: World, worker: Worker) -> None:
+    """It is taken away with what it still serves: that goes on elsewhere."""
+    world.gateway.drain(worker.name)
+    leave(world, worker, Code.DRAINED)
+
+
+def leave(world: World, worker: Worker, code: Code) -> None:
+    worker.doomed = True
+    world.oracle.dead.add(worker.name)
+    world.zombies.append(worker)
+    world.gateway.replica_down(worker.name, code, "taken away", world.now)
+    world.after_gateway()
+
+
+def bury(world: World, worker: Worker) -> None:
+    """A replica that was taken for dead is."""
+    if worker.name in world.workers:
+        kill(world, worker)
 
 
 def trip(world: World, worker: Worker, kind: str) -> None:
@@ -83,3 +121,13 @@ def drop(world: World, client: Client) -> None:
     client.drop(output)
     world.gateway.drop(client.name, output, world.now)
     world.after_gateway()
+
+
+ON_WORKERS = {
+    "kill": kill,
+    "control": cut_control,
+    "stuck": stuck,
+    "drain": drain,
+    "bug": partial(trip, kind="bug"),
+    "request_error": partial(trip, kind="request_error"),
+}

@@ -126,10 +126,29 @@ class Network:
             if self._is_alive(pipe.to):
                 self._push(pipe, LOST)
 
+    def drop(self, source: str, name: LinkId) -> None:
+        """``source`` ends the link that it calls ``name``: nothing of it is heard there any more, not even the loss."""
+        writes = name.side is Side.WRITES
+        table, key = (
+            (self._opened, (source, name.peer, Side.WRITES))
+            if writes
+            else (self._accepted, (name.peer, source, Side.WRITES))
+        )
+        link = table.pop(key, None)
+        if link is None:
+            return
+        if not link.dead:
+            self.cut(link)
+        self._silence(link.pipes[source])
+
+    def _silence(self, pipe: Pipe) -> None:
+        pipe.frames.clear()
+        if pipe.active:
+            self._rest(pipe)
+
     def remove(self, replica: str) -> None:
         """The replica is gone: its links are cut, and nobody is there to hear."""
         for link in [link for link in self.links if replica in link.pipes]:
             self.cut(link)
         for pipe in [pipe for pipe in self.active if pipe.to == replica]:
-            pipe.frames.clear()
-            self._rest(pipe)
+            self._silence(pipe)

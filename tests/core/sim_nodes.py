@@ -1,12 +1,13 @@
 """Toy nodes for the simulation: the stages of an omni-modal graph, by arithmetic on integers.
 
-What a node sends depends only on its input and the request's seed, never on arrival, so any schedule has one right
-answer. Every packet says how many choices of the two choosers it depends on, so that an oracle can see them travel.
+What a node sends depends only on its input and its choices, never on arrival, so any schedule has one right answer. Every
+packet says how many choices of the two choosers it depends on, so that an oracle can see them travel.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,16 +103,44 @@ class Blocks(StreamNode[list[Item], Item, Item]):
         return block
 
 
-class Chooser(Toy):
+Draw = Callable[[int, int, int], int]  # (seed, index of the choice, how many to choose from) -> the choice
+
+
+def draw_by_seed(seed: int, index: int, sides: int) -> int:
+    """The draw of an undisturbed request: it depends on nothing else."""
+    return random.Random(seed * 1062 + index).randrange(sides)  # among the first seeds are long answers and empty ones
+
+
+class Choosing(Toy):
+    """Chooses by ``draw``, which the simulation may replace, and repeats what it is told in a replay."""
+
+    Params = Seeded
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draw: Draw = draw_by_seed
+
+    def start(self, params: Seeded) -> Any:
+        return {"seed": params.seed, "forced": (), "history": 1, "count": 0, "thinker": 0}
+
+    def force(self, request: str, choices: tuple[tuple[int, ...], ...]) -> None:
+        self.requests[request]["forced"] = choices
+
+    def choose(self, request: str, sides: int, outbox: Outbox) -> int:
+        state = self.requests[request]
+        forced, index = state["forced"], state["count"]
+        chosen: int = forced[index][0] if index < len(forced) else self.draw(state["seed"], index, sides)
+        outbox.choose(request, (chosen,))
+        state["count"] += 1
+        return chosen
+
+
+class Chooser(Choosing):
     """Reads the whole prompt, then draws tokens until it draws the stop; every token depends on all before it."""
 
     i = In(Item)
     o = Out(Item)
     lookahead = 1 << 30
-    Params = Seeded
-
-    def start(self, params: Seeded) -> Any:
-        return {"draw": random.Random(params.seed), "history": 1, "count": 0}
 
     def work(self, request: str, state: Any, inbox: Inbox, outbox: Outbox) -> bool:
         if request in inbox.ready(self.i):
@@ -119,9 +148,7 @@ class Chooser(Toy):
             return True
         if request not in inbox.drained(self.i) or outbox.room(self.o, request) <= 0:
             return False
-        token = state["draw"].randrange(9)
-        outbox.choose(request, (token,))
-        state["count"] += 1
+        token = self.choose(request, 9, outbox)
         if token == STOP:
             outbox.end(request)
             return True
@@ -243,16 +270,12 @@ class Interleaver(Toy):
         return True
 
 
-class Thinker(Toy):
+class Thinker(Choosing):
     """Prompt to text and thoughts: a thought for every piece and token, text for two tokens of three."""
 
     i = In(Item)
     text = Out(Item)
     thought = Out(Item)
-    Params = Seeded
-
-    def start(self, params: Seeded) -> Any:
-        return {"draw": random.Random(params.seed), "history": 1, "count": 0}
 
     def work(self, request: str, state: Any, inbox: Inbox, outbox: Outbox) -> bool:
         if outbox.room(self.text, request) <= 0 or outbox.room(self.thought, request) <= 0:
@@ -263,9 +286,7 @@ class Thinker(Toy):
             return True
         if request not in inbox.drained(self.i):
             return False
-        token = state["draw"].randrange(9)
-        outbox.choose(request, (token,))
-        state["count"] += 1
+        token = self.choose(request, 9, outbox)
         if token == STOP:
             outbox.end(request)
             return True
@@ -277,15 +298,14 @@ class Thinker(Toy):
         return True
 
 
-class Talker(Toy):
+class Talker(Choosing):
     """A code for every thought, and a few more after the last; it may stop while the thinker still writes."""
 
     i = In(Item)
     o = Out(Item)
-    Params = Seeded
 
     def start(self, params: Seeded) -> Any:
-        return {"draw": random.Random(params.seed + 99), "count": 0, "thinker": 0, "thought": None}
+        return {**super().start(params), "seed": params.seed + 99}
 
     def work(self, request: str, state: Any, inbox: Inbox, outbox: Outbox) -> bool:
         if outbox.room(self.o, request) <= 0:
@@ -297,14 +317,35 @@ class Talker(Toy):
                 return True
         elif request not in inbox.drained(self.i):
             return False
-        code = state["draw"].randrange(12)
-        outbox.choose(request, (code,))
-        state["count"] += 1
+        code = self.choose(request, 12, outbox)
         if code == STOP:
             outbox.end(request)
             return True
         outbox.send(self.o, request, Item(mix(code, state["thinker"]), (state["thinker"], state["count"])))
         return True
+
+
+class Vocoder(Toy):
+    """A number for each number and the one before it; what the client has it does not compute again."""
+
+    i = In(Item)
+    o = Out(Item)
+
+    def work(self, request: str, state: Any, inbox: Inbox, outbox: Outbox) -> bool:
+        if outbox.room(self.o, request) <= 0:
+            return False
+        if request in inbox.ready(self.i):
+            item = inbox.take(self.i, request)
+            if outbox.skippable(self.o, request):
+                outbox.skip(self.o, request)
+            else:
+                outbox.send(self.o, request, Item(mix(state.get("before", 0), item.value), item.needs))
+            state["before"] = item.value
+            return True
+        if request in inbox.drained(self.i):
+            outbox.end(request)
+            return True
+        return False
 
 
 class Zip(Toy):

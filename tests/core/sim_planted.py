@@ -1,6 +1,6 @@
 """Faults planted in the core, one rule left out at a time: the simulation must find every one of them.
 
-Each is a context in which one method is replaced. ``PLANTED`` says in which graph shape to look for it.
+Each is a context in which one method is replaced. ``PLANTED`` says in which setting to look for it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from omni_graph.core import CONTROL, WorkerCore
 from omni_graph.credit import StreamReceiver, StreamSender
 from omni_graph.frames import Data
 from omni_graph.gateway import GatewayCore
+from omni_graph.gateway_outputs import RequestOutputs
 from omni_graph.gateway_request import GatewayRequest
 from omni_graph.hosting import HostedNode
+from omni_graph.recovery import Recovery
 from omni_graph.router import Router
 from omni_graph.streams import InStream, OutStream
+from tests.core.sim_setting import Setting, replaying
 
-PLANTED: dict[str, tuple[str, Callable[[], Any]]] = {}
+PLANTED: dict[str, tuple[Setting, Callable[[], Any]]] = {}
+Fault = Callable[..., Any]
 
 
-def planted(shape: str, owner: type, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def planted(shape: str, owner: Any, name: str, *, replay: bool = False) -> Callable[[Fault], Fault]:
     """Register ``fault(original)``, which makes the method that stands in for ``owner.name``."""
 
-    def register(fault: Callable[..., Any]) -> Callable[..., Any]:
+    def register(fault: Fault) -> Fault:
         @contextmanager
         def plant() -> Iterator[None]:
             with mock.patch.object(owner, name, fault(getattr(owner, name))):
                 yield
 
-        PLANTED[fault.__name__] = (shape, plant)
+        PLANTED[fault.__name__] = (replaying(shape) if replay else Setting(shape), plant)
         return fault
 
     return register
@@ -228,18 +232,18 @@ def the_gateway_takes_any_attempt(original: Any) -> Any:
 # ---- ends of requests
 
 
-@planted("chain", GatewayCore, "_release_if_closed")
+@planted("chain", Recovery, "_release_if_closed")
 def closed_is_not_awaited(original: Any) -> Any:
-    def release(self: GatewayCore, one: GatewayRequest) -> None:
+    def release(self: Recovery, one: GatewayRequest, now: float) -> None:
         one.closing = set()
-        original(self, one)
+        original(self, one, now)
 
     return release
 
 
-@planted("chain", GatewayCore, "_end")
+@planted("chain", Recovery, "end")
 def two_terminal_events(original: Any) -> Any:
-    def end(self: GatewayCore, one: GatewayRequest, *reason: Any) -> None:
+    def end(self: Recovery, one: GatewayRequest, *reason: Any) -> None:
         one.state = "open" if one.state == "closing" else one.state
         original(self, one, *reason)
 
@@ -265,16 +269,16 @@ def one_failure_fails_everybody(original: Any) -> Any:
 
 @planted("chain", Router, "_best")
 def slots_do_not_bind(original: Any) -> Any:
-    def best(self: Router, host: str) -> Any:
+    def best(self: Router, host: str, *wishes: Any) -> Any:
         return next(iter(self._replicas[host].values()), None)
 
     return best
 
 
-@planted("readers", GatewayRequest, "drop")
+@planted("readers", RequestOutputs, "drop")
 def an_output_dropped_in_the_queue_comes_all_the_same(original: Any) -> Any:
-    def drop(self: GatewayRequest, output: str) -> None:
-        if self.state == "open":
+    def drop(self: RequestOutputs, output: str) -> None:
+        if self._streams:
             original(self, output)
 
     return drop
@@ -294,7 +298,7 @@ def a_death_goes_unnoticed(original: Any) -> Any:
 
 @planted("diamond", WorkerCore, "_lose")
 def a_lost_link_is_not_reported(original: Any) -> Any:
-    return lambda self, link, code, reason: None
+    return lambda self, links, code, reason: list(links)
 
 
 @planted("chain", WorkerCore, "lost")

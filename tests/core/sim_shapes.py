@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from omni_graph.frames import GATEWAY
 from omni_graph.node import Node
 from omni_graph.wiring import Edge
-from tests.core.sim_nodes import Blocks, Chooser, FirstFew, Front, Interleaver, Item, Relay, Talker, Thinker, Zip
+from tests.core.sim_nodes import (
+    Blocks,
+    Chooser,
+    FirstFew,
+    Front,
+    Interleaver,
+    Item,
+    Relay,
+    Talker,
+    Thinker,
+    Vocoder,
+    Zip,
+)
 
 CHOOSERS = ("thinker", "talker")  # whose choices Item.needs counts
 
@@ -61,7 +73,7 @@ OMNI = Shape(
         "thinker": (Thinker, {"i": "interleaver.o"}),
         "talker": (Talker, {"i": "thinker.thought"}),
         "codec": (Blocks, {"i": "talker.o"}),
-        "vocoder": (Relay, {"i": "codec.o"}),
+        "vocoder": (Vocoder, {"i": "codec.o"}),
     },
     {"text": "thinker.text", "speech": "vocoder.o"},
     {"text": "thinker", "speech": "talker"},

@@ -7,10 +7,8 @@ An oracle watches every frame as it is sent and as it arrives. Whatever is wrong
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from omni_graph.core import CONTROL, WorkerCore
 from omni_graph.errors import RequestError
@@ -20,72 +18,51 @@ from omni_graph.gateway_request import Ended, OutputPacket, Released
 from omni_graph.testing.silent import SilentObserver
 from omni_graph.topology import Topology
 from tests.core.sim_client import Client
-from tests.core.sim_faults import inject, kill
+from tests.core.sim_faults import bury, inject, kill
 from tests.core.sim_network import Network, Pipe
+from tests.core.sim_nodes import Choosing, Draw, draw_by_seed
 from tests.core.sim_oracle import Oracle, Violation
+from tests.core.sim_setting import KEPT_BYTES, SCRIPTS, SEEDS, Choices, Setting, Truth, Worker
 from tests.core.sim_shapes import SHAPES, Shape, conversation
 
-FAULTS = ("kill", "cut", "control", "bug", "request_error", "cancel", "drop")
-MAX_EVENTS = 40_000
-SCRIPTS, SEEDS = 8, 4
-
-
-@dataclass(slots=True)
-class Worker:
-    """A replica: its core, its nodes, and the stage it serves."""
-
-    name: str
-    host: str
-    core: WorkerCore
-    nodes: Mapping[str, Any]
-    doomed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is not drawn from the seed. ``faults``: kinds that may happen, ``count`` of them at most.
-
-    ``calm``: nothing is drawn but the order of events; one replica a stage, and the clients that the test adds.
-    """
-
-    shape: str
-    faults: tuple[str, ...] = FAULTS
-    count: int = 3
-    calm: bool = False
-    window: int = 8
+MAX_EVENTS = 60_000
 
 
 class World:
     """One run."""
 
-    def __init__(self, seed: int, setting: Setting, *, shape: Shape | None = None) -> None:
-        self.setting = setting
+    def __init__(
+        self,
+        seed: int,
+        setting: Setting,
+        *,
+        shape: Shape | None = None,
+        truth: Truth | None = None,
+        told: Choices | None = None,
+    ) -> None:
+        self.setting, self.truth, self.told = setting, truth or Truth(), told or {}
         self.rng = rng = random.Random(seed)
         self.shape = shape or SHAPES[setting.shape]
         self.now, self.tick_at = 0.0, 0.0
-        self.pace = 0.001 if setting.calm else rng.choice((0.001, 0.001, 0.001, 0.02, 0.2))
+        self.pace = 0.001 if setting.calm or setting.poison else rng.choice((0.001, 0.001, 0.001, 0.02, 0.2))
         self.edges = self.shape.edges(
             (lambda: setting.window) if setting.calm else (lambda: rng.choice((1, 1, 2, 3, 8)))
         )
         self.slots = rng.choice((1, 2, 3))
         self.oracle = Oracle(self.edges)
-        self.topology = Topology(
-            self.edges,
-            self._hosts(),
-            dict.fromkeys(self.shape.nodes, self.slots),
-            rng.choice((1, 2, 3)),
-            4,
-            output_bytes=random.Random(seed).choice((24, 96, 4 << 20)),
-        )
+        self.wobbles = setting.replay and rng.random() < 0.5
+        self.topology = self._topology(random.Random(seed))
         self.gateway = GatewayCore(self.topology, Address(GATEWAY, ""))
         self.workers: dict[str, Worker] = {}
         self.awake: dict[str, Worker] = {}
         self.down: list[str] = []
+        self.zombies: list[Worker] = []
         self.network = Network(rng, 0.0 if setting.calm else 0.15, self.is_alive)
         self.clients: dict[str, Client] = {}
-        self.faults_left = 0 if setting.calm else rng.randint(0, setting.count)
-        self.fault_rate = rng.choice((0.003, 0.01, 0.03))
+        self.faults_left = 0 if setting.calm else rng.randint(setting.least, setting.count)
+        self.fault_rate = rng.choice((0.01, 0.03, 0.1) if setting.replay else (0.003, 0.01, 0.03))
         self.lives = 0
+        self.poisonous = rng.choice(list(self.topology.host_of.values())) if setting.poison else ""
 
     def is_alive(self, name: str) -> bool:
         """There is somebody of that name to hear."""
@@ -93,13 +70,42 @@ class World:
 
     # ---- setting up
 
+    def _topology(self, draw: random.Random) -> Topology:
+        replay, stages = self.setting.replay, tuple(self.shape.nodes)
+        return Topology(
+            self.edges,
+            self._hosts(),
+            dict.fromkeys(stages, self.slots),
+            self.rng.choice((1, 2, 3)),
+            4,
+            retries=2 if self.setting.poison else draw.choice((30, 30, 30, 1, 2)) if replay else 0,
+            once=frozenset(draw.sample(stages, 1)) if replay and draw.random() < 0.1 else frozenset(),
+            output_bytes=draw.choice((24, 96, 4 << 20)),
+            input_bytes=draw.choice((1 << 20, 1 << 20, 1 << 20, 3 * KEPT_BYTES)) if replay else 1 << 20,
+        )
+
+    def _draw(self, node: str) -> Draw:
+        """How the chooser of this name draws."""
+        told = self.told.get(node, ())
+
+        def draw(seed: int, index: int, sides: int) -> int:
+            if index < len(told):
+                return told[index][0]
+            wobbly = self.wobbles and self.rng.random() < 0.3
+            return self.rng.randrange(sides) if wobbly else draw_by_seed(seed, index, sides)
+
+        return draw
+
     def _hosts(self) -> dict[str, str]:
-        """Most stages have workers of their own; some live in the one before."""
+        """Most stages have workers of their own; some live in the one before, the last now and then in the first: then there
+        are links both ways between two workers."""
         hosts: dict[str, str] = {}
         before = ""
         for name in self.shape.nodes:
             alone = not before or self.setting.calm or self.rng.random() < 0.8
             hosts[name] = before = name if alone else before
+        if not self.setting.calm and self.rng.random() < 0.2:
+            hosts[name] = next(iter(hosts))
         return hosts
 
     def boot(self, host: str) -> None:
@@ -107,6 +113,9 @@ class World:
         self.lives += 1
         name = f"{host}/{self.lives}"
         nodes = {n: make() for n, (make, _) in self.shape.nodes.items() if self.topology.host_of[n] == host}
+        for n, node in nodes.items():
+            if isinstance(node, Choosing):
+                node.draw = self._draw(n)
         mine = [edge for edge in self.edges if edge.writer in nodes or edge.reader in nodes]
         core = WorkerCore(name, nodes, mine, clock=lambda: self.now, observer=SilentObserver())
         self.workers[name] = Worker(name, host, core, nodes)
@@ -115,8 +124,11 @@ class World:
 
     def add_client(self, name: str, script: int, seed: int, outputs: tuple[str, ...]) -> Client:
         """A client that has not asked yet."""
-        expected = None if self.setting.calm else undisturbed(self.setting.shape, script, seed, outputs)
-        client = Client(name, conversation(script), seed, outputs, expected)
+        client = Client(name, conversation(script), seed, outputs)
+        client.script = script
+        client.expected = self.truth.by_seed(client)
+        client.once = bool(self.topology.once.intersection(self.shape.stages(outputs)))
+        client.may_repeat = not client.once and len(client.supply) * KEPT_BYTES <= self.topology.input_bytes
         self.clients[name] = client
         return client
 
@@ -125,6 +137,8 @@ class World:
     def run(self) -> None:
         """Until every request is over and nothing moves. Raises Violation."""
         for host in dict.fromkeys(self.topology.host_of.values()):
+            if self.setting.replay:
+                self.gateway.expect(host, (0,), self.now)
             for _ in range(1 if self.setting.calm else self.rng.choice((1, 1, 2))):
                 self.boot(host)
         if not self.setting.calm:
@@ -162,6 +176,7 @@ class World:
         rng = self.rng
         if self.faults_left and rng.random() < self.fault_rate:
             self.faults_left -= 1
+            self.fault_rate = rng.choice((0.003, 0.01, 0.03, 0.3))
             inject(self, rng.choice(self.setting.faults))
             return True
         self.now += self.pace
@@ -169,7 +184,8 @@ class World:
             self._tick()
         doers = [client for client in self.clients.values() if client.can_act]
         pipes, workers = len(self.network.active), len(self.awake)
-        pick = rng.random() * (pipes + workers + len(doers) + 0.2 * len(self.down))
+        rare = len(self.down) + len(self.zombies)
+        pick = rng.random() * (pipes + workers + len(doers) + 0.2 * rare)
         if pick < pipes:
             self._deliver(self.network.active[int(pick)])
         elif pick < pipes + workers:
@@ -178,6 +194,8 @@ class World:
             client = doers[int(pick - pipes - workers)]
             if not client.slow or rng.random() < 0.05 or not (pipes or workers):
                 self._act(client)
+        elif self.zombies:
+            bury(self, self.zombies.pop())
         elif self.down:
             self.boot(self.down.pop())
         else:
@@ -185,7 +203,11 @@ class World:
         return True
 
     def _wake_up(self) -> bool:
-        """Nothing moves: only time can. A deadline is the one thing that it may bring."""
+        """Nothing moves: only time can. It may bring a deadline, or end the probation of a suspect."""
+        if any(one.probation for one in self.gateway._requests.values()):
+            self.now += 0.5
+            self._tick()
+            return True
         dues = [c.deadline_s + c.asked_at for c in self.clients.values() if c.asked and c.ended is None]
         if any(due < 1e8 for due in dues):
             self.now = min(dues)
@@ -216,8 +238,18 @@ class World:
                 self.fail(f"{source} answers {name.peer} over a link that is not there: {frame}")
             self.oracle.sent(frame)
             if isinstance(frame, Open):
-                self.clients[frame.request].route.add(name.peer)
+                self._check_open(frame, name.peer)
             self.network.send(link, name.peer, frame)
+
+    def _check_open(self, frame: Open, replica: str) -> None:
+        self.oracle.opens(frame)
+        client = self.clients[frame.request]
+        if frame.attempt - 1 > client.losses(self.oracle.cuts, self.oracle.dead):
+            self.fail(f"{client.name} is opened for the {frame.attempt}th time, and has not lost as much")
+        client.route.add(replica)
+        client.attempts = frame.attempt
+        if frame.attempt > 1 and client.once:
+            self.fail(f"{client.name} is opened again, and must run once")
 
     def _deliver(self, pipe: Pipe) -> None:
         heard = self.network.next(pipe)
@@ -227,19 +259,22 @@ class World:
         if isinstance(frame, LinkLost):
             self._deliver_loss(pipe)
         elif pipe.to == GATEWAY:
-            self.oracle.arrives(frame, True)
+            one = self.gateway._requests.get(getattr(frame, "request", ""))
+            current = one.attempt if one is not None and one.state == "open" else 0
+            self.oracle.arrives(frame, current == getattr(frame, "attempt", 0), at_gateway=True)
             self.gateway.receive(pipe.name, frame, self.now)
-            self._stale(frame, self.gateway, lambda old: self.gateway.receive(pipe.name, old, self.now))
+            self._stale(frame, current, self.gateway, lambda old: self.gateway.receive(pipe.name, old, self.now))
             self.after_gateway()
         else:
             self._deliver_to_worker(pipe, frame, self.workers[pipe.to])
 
     def _deliver_to_worker(self, pipe: Pipe, frame: Frame, worker: Worker) -> None:
         opened = worker.core._requests.get(getattr(frame, "request", ""))
-        self.oracle.arrives(frame, opened is not None)
+        current = opened.attempt if opened is not None else 0
+        self.oracle.arrives(frame, current == getattr(frame, "attempt", 0), at_gateway=False)
         worker.core.receive(pipe.name, frame)
-        self._stale(frame, worker.core, lambda old: worker.core.receive(pipe.name, old))
-        if isinstance(frame, Data) and opened is not None:
+        self._stale(frame, current, worker.core, lambda old: worker.core.receive(pipe.name, old))
+        if isinstance(frame, Data) and opened is not None and current == frame.attempt:
             stream = opened.ins[frame.edge]
             if len(stream.waiting) > stream.edge.window:
                 self.fail(
@@ -263,21 +298,31 @@ class World:
                 self.fail(f"{worker.name} lost the Gateway and keeps {worker.core.open_requests}")
             kill(self, worker)
 
-    def _stale(self, frame: Frame, core: GatewayCore | WorkerCore, receive: Callable[[Frame], None]) -> None:
+    def _stale(
+        self, frame: Frame, current: int, core: GatewayCore | WorkerCore, receive: Callable[[Frame], None]
+    ) -> None:
         """Now and then the same frame comes once more, of another attempt: it must be dropped and counted."""
         if isinstance(frame, Data | End | Credit | Start | Stop) and self.rng.random() < 0.01:
             before = core.dropped.total()
-            receive(replace(frame, attempt=frame.attempt + self.rng.choice((-1, 1))))
+            other = frame.attempt + self.rng.choice((-1, 1))
+            if other == current:
+                return
+            receive(replace(frame, attempt=other))
             if core.dropped.total() != before + 1:
                 self.fail(f"a {type(frame).__name__} of another attempt was not dropped")
 
     def _step(self, worker: Worker) -> None:
+        if self.setting.poison and worker.host == self.poisonous and "r0" in worker.core.open_requests:
+            kill(self, worker)
+            return
         worker.core.step()
         self._after_worker(worker)
 
     def _after_worker(self, worker: Worker) -> None:
         for link, reason in worker.core.broken_links():
             self.fail(f"{worker.name} says that {link.peer} broke the protocol: {reason}")
+        for link in worker.core.old_links():
+            self.network.drop(worker.name, link)
         for link, frames in worker.core.outgoing():
             self.send(worker.name, link, frames)
         if worker.core.awake:
@@ -289,12 +334,16 @@ class World:
         """Send what the Gateway wants sent, and tell its callers."""
         for link, reason in self.gateway.broken_links():
             self.fail(f"the Gateway says that {link.peer} broke the protocol: {reason}")
+        for link in self.gateway.old_links():
+            self.network.drop(GATEWAY, link)
         for link, frames in self.gateway.outgoing():
             self.send(GATEWAY, link, frames)
         for request, event in self.gateway.events():
             self._on_event(self.clients[request], event)
 
     def _on_event(self, client: Client, event: OutputPacket | Ended | Released) -> None:
+        if isinstance(event, Ended) and event.error is None and self.wobbles:
+            client.expected = self.truth.by_choices(client, self.oracle.told(client.name))
         problem = client.hears(event)
         if problem is not None:
             self.fail(f"{client.name}: {problem}")
@@ -309,7 +358,7 @@ class World:
         """May it end so?"""
         if ended.error is None:
             self._check_choices(client)
-        elif not client.excused(ended.error, self.oracle.cuts, self.oracle.dead):
+        elif not client.excused(ended.error, self.oracle.cuts, self.oracle.dead, self.topology.retries):
             self.fail(f"{client.name} ended with {ended.error} for no reason")
 
     def _check_choices(self, client: Client) -> None:
@@ -342,34 +391,3 @@ class World:
 
     def fail(self, message: str) -> None:
         raise Violation(message)
-
-
-def simulate(seed: int, setting: Setting) -> World:
-    """One run. A Violation, or an assertion of a node's, notes the shape and the seed."""
-    world = World(seed, setting)
-    try:
-        world.run()
-    except AssertionError as error:
-        error.add_note(f"simulate({seed}, {setting})")
-        raise
-    except Exception as error:
-        raise Violation(f"{setting.shape}, seed {seed}: {error!r}") from error
-    return world
-
-
-@dataclass(frozen=True, slots=True)
-class Undisturbed:
-    """What a request gets when nothing is in its way, and how many choices of each node come with it, by output."""
-
-    packets: Mapping[str, tuple[Any, ...]]
-    choices: Mapping[str, Mapping[str, int]]
-
-
-@cache
-def undisturbed(shape: str, script: int, seed: int, outputs: tuple[str, ...]) -> Undisturbed:
-    """The right answer: one request, no fault, large windows, a fixed order."""
-    world = World(0, Setting(shape, faults=(), calm=True))
-    client = world.add_client("alone", script, seed, outputs)
-    world.run()
-    packets = {output: tuple(got) for output, got in client.got.items()}
-    return Undisturbed(packets, {output: dict(world.oracle.carried("alone", output)) for output in outputs})
