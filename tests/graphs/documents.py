@@ -5,7 +5,8 @@ Never skips: a block of a language that is run here is run. What is only shown (
 - ```python title="shout.py"  (or yaml): the file is written;
 - ```python: is executed; all of a document share one namespace;
 - ```pycon: a doctest in the same namespace, with ELLIPSIS;
-- ```console: `$ command` and what it prints: stdout where it succeeds, stderr where it fails; `...` is any text.
+- ```console: `$ command` and what it prints: stdout where it succeeds, stderr where it fails; `...` is any text;
+  `$ omni-graph up ... &` goes on until the document ends, and the URL that the document shows stands for its real one.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
 from omni_graph.cli.main import main
+from tests.cli.background import Background
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 RUN = ("python", "pycon", "console", "yaml")
 SHOWN = ("text", "sh", "mermaid")
-COMMAND = "$ "
+URL = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,9 @@ def blocks_of(path: Path) -> list[Block]:
 
 def carry_out(path: Path, folder: Path) -> int:
     """Run every block of ``path`` in ``folder``; how many were run. AssertionError with the line of the first that fails."""
-    document = _Document(path, folder)
     blocks = [block for block in blocks_of(path) if block.language in RUN]
-    with chdir(folder), _importable(folder):
+    with chdir(folder), _importable(folder), ExitStack() as held:
+        document = _Document(path, folder, held)
         for block in blocks:
             document.run(block)
     return len(blocks)
@@ -86,9 +89,11 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 class _Document:
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, held: ExitStack) -> None:
         self._path = path
         self._folder = folder
+        self._held = held
+        self._urls: dict[str, str] = {}
         self._names: dict[str, object] = {"__name__": "document"}
 
     def run(self, block: Block) -> None:
@@ -98,7 +103,10 @@ class _Document:
             file.write_text(block.text)
         elif block.language == "console":
             for command, expected in _commands(block.text):
-                self._check(command, expected, block)
+                if command.endswith("&"):
+                    self._hold(command.removesuffix("&"), expected.strip(), block)
+                else:
+                    self._check(URL.sub(lambda shown: self._urls[shown[0]], command), expected, block)
         elif block.language == "pycon":
             self._doctest(block)
         else:
@@ -111,6 +119,16 @@ class _Document:
         printed = ran.out if ran.code == 0 else ran.err
         assert (ran.code != 0) == bool(re.search(r"error\[|^omni-graph: |^Error: ", expected, re.MULTILINE)), place
         assert not expected or matches(printed, expected), f"{place}\n-- the document has --\n{expected}"
+
+    def _hold(self, command: str, shown: str, block: Block) -> None:
+        """A deployment that is held until the document ends; by then it was stopped, and has left nothing."""
+        assert URL.fullmatch(shown), f"{self._path}:{block.line}: what runs in the background prints its URL"
+        up = self._held.enter_context(Background(self._folder, *shlex.split(command)[1:]))
+        assert up.process.stdout is not None
+        url = up.process.stdout.readline().decode().strip()
+        assert URL.fullmatch(url), f"{self._path}:{block.line}: $ {command}\n{url}\n{up.err}"
+        self._urls[shown] = url
+        self._held.callback(_stop, up)
 
     def _doctest(self, block: Block) -> None:
         test = doctest.DocTestParser().get_doctest(block.text, self._names, "document", str(self._path), block.line)
@@ -136,13 +154,22 @@ def matches(printed: str, expected: str) -> bool:
 
 
 def run_command(command: str) -> Ran:
-    """``omni-graph`` in this process, ``python`` in one of its own."""
+    """``omni-graph`` in this process; ``python``, and whatever starts a Ray, in one of its own."""
     words = shlex.split(command)
-    if words[0] == "omni-graph":
+    if words[0] == "omni-graph" and "ray" not in words:
         return _omni_graph(words)
-    assert words[0] == "python", f"{command}: documents use omni-graph and python"
-    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=120)
+    programs = {"omni-graph": ("-m", "omni_graph.cli.main"), "python": ()}
+    assert words[0] in programs, f"{command}: documents use omni-graph and python"
+    done = subprocess.run(
+        [sys.executable, *programs[words[0]], *words[1:]], capture_output=True, text=True, timeout=120
+    )
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def _stop(up: Background) -> None:
+    up.signal(signal.SIGTERM)
+    assert up.end() == 0, up.err
+    up.leaves_nothing()
 
 
 def _omni_graph(words: list[str]) -> Ran:

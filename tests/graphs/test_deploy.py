@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from transformers import Qwen2_5OmniTalkerConfig, Qwen2_5OmniThinkerConfig
 
 from omni_graph.load import load_deploy, load_graph
 from omni_graph.plan import Plan, make_plan
+from omni_graph.runtime.app import launch
+from omni_graph.runtime.replica import State
 from omni_graph.runtime.specs import host_spec, hosts_of, threads_each
 from tests.cli.command import command
+from tests.graphs.documents import carry_out
 
-FOLDER = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy"
+README = FOLDER / "README.md"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 
-def planned(name: str) -> Plan:
-    return make_plan(load_graph("qwen2_5_omni"), load_deploy(FOLDER / f"{name}.yaml"))
+def planned(name: str, *settings: str) -> Plan:
+    return make_plan(load_graph("qwen2_5_omni", settings=settings), load_deploy(FOLDER / f"{name}.yaml"))
+
+
+def comments(name: str) -> str:
+    """What the file says of itself, as one line."""
+    lines = (line.partition("#")[2].strip() for line in (FOLDER / f"{name}.yaml").read_text().splitlines())
+    return " ".join(line.removesuffix("\\") for line in lines)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -55,3 +69,77 @@ def test_two_nodes_keeps_understanding_and_speaking_apart() -> None:
         host: host_spec(plan, host, "", "", 1, "INFO").placement.labels["pool"] for host in hosts_of(plan, plan.stages)
     }
     assert pools == {"frontend": "understand", "thinker": "understand", "talker": "speak", "codec_dit": "speak"}
+
+
+# ---- one_h200
+
+
+def row_bytes(config: Qwen2_5OmniThinkerConfig | Qwen2_5OmniTalkerConfig) -> int:
+    """Keys and values of one token in float32."""
+    model = config.get_text_config()
+    width = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+    return 2 * model.num_hidden_layers * model.num_key_value_heads * width * 4
+
+
+def test_one_h200_shares_one_gpu_and_no_more() -> None:
+    plan = planned("one_h200")
+    hosts = hosts_of(plan, plan.stages)
+    gpus = {host: plan.deploy.stage(host).gpu * plan.deploy.stage(host).replicas for host in hosts}
+    assert gpus.pop("frontend") == 0
+    assert min(gpus.values()) > 0 and sum(gpus.values()) == pytest.approx(1.0)
+    beside = {name: stage.host for name, stage in plan.stages.items() if stage.host != name}
+    assert beside == {
+        "audio_encoder": "thinker",
+        "vision_encoder": "thinker",
+        "interleaver": "thinker",
+        "bigvgan": "codec_dit",
+    }
+
+
+def test_one_h200_has_a_slot_and_the_kv_it_says_for_every_request() -> None:
+    """By transformers' default configuration, which is of the 7B or larger."""
+    plan, said = planned("one_h200"), comments("one_h200")
+    assert {plan.deploy.stage(host).streams for host in hosts_of(plan, plan.stages)} == {plan.deploy.max_requests}
+    for name, config, words in (
+        ("thinker", Qwen2_5OmniThinkerConfig(), r"([\d,]+) tokens for each of 32 requests"),
+        ("talker", Qwen2_5OmniTalkerConfig(), r"([\d,]+) tokens for each, prompt"),
+    ):
+        promised = re.search(words, said)
+        kv_bytes = plan.stages[name].spec.kv_bytes
+        assert promised is not None and kv_bytes is not None
+        tokens = kv_bytes // row_bytes(config) // plan.deploy.max_requests
+        assert int(promised[1].replace(",", "")) <= tokens < 1.1 * int(promised[1].replace(",", ""))
+    total = sum(stage.spec.kv_bytes or 0 for stage in plan.stages.values())
+    assert f"the two KV caches {total >> 30} GiB" in said
+
+
+def test_the_command_above_one_h200_sets_what_is_there() -> None:
+    typed = re.search(r"omni-graph up .*?(?=  `gpu`)", comments("one_h200"))
+    assert typed is not None
+    words = shlex.split(typed[0])
+    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    plan = planned("one_h200", *settings)
+    assert {plan.stages[name].config["max_batch"] for name in ("thinker", "talker")} == {plan.deploy.max_requests}
+
+
+# ---- the page beside them
+
+
+def test_every_block_of_the_page_runs(tmp_path: Path) -> None:
+    (tmp_path / "deploy").symlink_to(FOLDER)
+    assert carry_out(README, tmp_path) >= 2
+
+
+def test_the_page_lists_every_file_and_its_launcher() -> None:
+    rows = re.findall(r"^\| \[(\w+)\.yaml\]\(\1\.yaml\) \|.*\| `(\w+)` \|$", README.read_text(), re.MULTILINE)
+    assert dict(rows) == {path.stem: load_deploy(path).launcher for path in FILES}
+
+
+def test_the_page_tells_every_field_of_status_and_every_state() -> None:
+    """Of a deployment as it is, so that a new field is told of."""
+    with launch(load_graph("words")) as app:
+        status = app.status()
+    told = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", README.read_text()))))
+    replica = status["stages"]["join"]["replicas"][0]
+    assert {*status["requests"], *status["stages"]["join"], *replica} - {"id", "pid", "host"} <= told
+    assert {str(state) for state in State} | {"draining"} <= told

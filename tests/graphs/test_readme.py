@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "write-a-node.md"
 REFERENCE = ROOT / "docs" / "graph-files.md"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text()
 LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)[^)]*\)")
 CODE = re.compile(r"`([^`]+)`")
@@ -60,8 +60,10 @@ def test_every_block_of_the_reference_runs(tmp_path: Path) -> None:
 
 
 def test_every_block_of_the_readme_runs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``tiny`` is built in a cache of ours, and the real checkpoint's folder is a tiny one here."""
+    """``tiny`` is in a cache of ours, the real checkpoint is a tiny one too, and no other deployment is seen."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "Qwen2.5-Omni-3B").symlink_to(tiny_folder)
     for folder in ("examples", "deploy"):
         (tmp_path / folder).symlink_to(ROOT / folder)
