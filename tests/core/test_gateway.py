@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from omni_graph.errors import Code, FlowControlError, Overloaded, RequestError
 from omni_graph.frames import (
-    GATEWAY,
     Address,
     Choice,
     Close,
@@ -21,7 +16,6 @@ from omni_graph.frames import (
     Credit,
     Data,
     End,
-    Frame,
     LinkId,
     Open,
     Ping,
@@ -32,72 +26,10 @@ from omni_graph.frames import (
     Start,
     Stop,
 )
-from omni_graph.gateway import GatewayCore
-from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
+from omni_graph.gateway_request import Ended, OutputPacket, Released
 from omni_graph.payload import TextDelta
-from omni_graph.topology import Topology
 from omni_graph.wedge import PING_PERIOD_S
-from omni_graph.wiring import Edge
-
-IN, MID, OUT = range(3)
-EDGES = (
-    Edge(IN, GATEWAY, "text", "think", "text", TextDelta, 2),
-    Edge(MID, "think", "out", "talk", "text", TextDelta, 2),
-    Edge(OUT, "talk", "out", GATEWAY, "speech", TextDelta, 2),
-)
-THINK, TALK = "think/0.0", "talk/0.0"
-
-
-class Client:
-    """A Gateway with simulated replicas that do only what a test says."""
-
-    def __init__(
-        self, *, slots: int = 4, max_requests: int = 4, queue: int = 2, replicas: bool = True, retries: int = 0
-    ) -> None:
-        hosts = {"think": "think", "talk": "talk"}
-        topology = Topology(EDGES, hosts, {"think": slots, "talk": 9}, max_requests, queue, retries)
-        self.gateway = GatewayCore(topology, Address(GATEWAY, "here"))
-        self.frames: list[tuple[LinkId, Frame]] = []
-        self.events: list[tuple[str, Any]] = []
-        for name in (THINK, TALK) if replicas else ():
-            self.gateway.replica_up(name.split("/")[0], Address(name, ""), 0.0)
-
-    def submit(self, request: str, *, now: float = 0.0, deadline_s: float = 60.0) -> None:
-        self.gateway.submit(Submission(request, ("think", "talk"), ("speech",), "{}", 0, deadline_s), now)
-        self.collect()
-
-    def collect(self) -> None:
-        self.frames += [(link, frame) for link, frames in self.gateway.outgoing() for frame in frames]
-        self.events += self.gateway.events()
-
-    def tick(self, now: float) -> None:
-        self.gateway.tick(now)
-        self.collect()
-
-    def hear(self, name: str, side: Side, *frames: Frame) -> None:
-        for frame in frames:
-            self.gateway.receive(LinkId(name, side), frame, 1.0)
-        self.collect()
-
-    def close(self, request: str, *names: str) -> None:
-        for name in names or (THINK, TALK):
-            self.hear(name, Side.CONTROL, Closed(request, 1, "{}"))
-
-    def said(self, kind: type) -> list[tuple[str, Any]]:
-        return [(link.peer, frame) for link, frame in self.frames if isinstance(frame, kind)]
-
-    def terminal(self, request: str) -> Code | None:
-        """The code of the one terminal event."""
-        (ended,) = [event for name, event in self.events if name == request and isinstance(event, Ended)]
-        return ended.error.code if ended.error else None
-
-    def released(self, request: str) -> bool:
-        return any(name == request and isinstance(event, Released) for name, event in self.events)
-
-
-def word(seq: int, edge: int = OUT, request: str = "a") -> Data:
-    return Data(request, 1, edge, seq, 0.0, (), TextDelta(f"word {seq}"))
-
+from tests.core.one_gateway import IN, MID, OUT, TALK, THINK, Client, word
 
 # ---- admission
 
@@ -376,104 +308,3 @@ def test_garbage_on_a_control_link_is_the_end_of_that_replica_only(timings: str)
     client.close("a", TALK)
     assert client.released("a")
     assert THINK not in client.gateway.load() and TALK in client.gateway.load()
-
-
-# ---- any order of everything
-
-
-class Everything(RuleBasedStateMachine):
-    """Callers and replicas do what they may, in any order: one terminal event, then released, and every slot comes back."""
-
-    @initialize(slots=st.integers(1, 2), most=st.integers(1, 3), queue=st.integers(0, 2))
-    def start(self, slots: int, most: int, queue: int) -> None:
-        self.client = Client(slots=slots, max_requests=most, queue=queue)
-        self.slots, self.most, self.queue = slots, most, queue
-        self.now, self.number, self.lives = 0.0, 0, 0
-        self.names = ["nobody"]
-
-    def pick(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from(self.names))
-
-    @rule(deadline=st.sampled_from([1.0, 1000.0]))
-    def submit(self, deadline: float) -> None:
-        self.number += 1
-        name = f"r{self.number}"
-        try:
-            self.client.submit(name, now=self.now, deadline_s=deadline)
-            self.names.append(name)
-        except RequestError as error:
-            assert error.code in (Code.OVERLOADED, Code.UNAVAILABLE)
-
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        self.client.gateway.cancel(self.pick(data), self.now)
-
-    @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
-        self.client.gateway.drop(self.pick(data), "speech", self.now)
-
-    @rule(data=st.data(), host=st.sampled_from(["think", "talk"]))
-    def closed(self, data: st.DataObject, host: str) -> None:
-        for name in list(self.client.gateway.load()):
-            if name.startswith(host):
-                self.client.gateway.receive(LinkId(name, Side.CONTROL), Closed(self.pick(data), 1, "{}"), self.now)
-
-    @rule(data=st.data())
-    def fails(self, data: st.DataObject) -> None:
-        request = self.pick(data)
-        for address in self.client.gateway.addresses(request):
-            report = Report(request, 1, Code.NODE_FAILED, "think", "no")
-            self.client.gateway.receive(LinkId(address.name, Side.CONTROL), report, self.now)
-
-    @rule(data=st.data())
-    def completes(self, data: st.DataObject) -> None:
-        request = self.pick(data)
-        for address in self.client.gateway.addresses(request):
-            if address.name.startswith("talk"):
-                end = End(request, 1, OUT, 0)
-                self.client.gateway.receive(LinkId(address.name, Side.READS), end, self.now)
-                self.client.gateway.broken_links()
-
-    @rule(host=st.sampled_from(["think", "talk"]))
-    def dies(self, host: str) -> None:
-        for name in list(self.client.gateway.load()):
-            if name.startswith(host):
-                self.client.gateway.replica_down(name, Code.REPLICA_DIED, "killed", self.now)
-
-    @rule(host=st.sampled_from(["think", "talk"]))
-    def comes(self, host: str) -> None:
-        self.lives += 1
-        if not any(name.startswith(host) for name in self.client.gateway.load()):
-            self.client.gateway.replica_up(host, Address(f"{host}/0.{self.lives}", ""), self.now)
-
-    @rule(seconds=st.sampled_from([0.1, 2.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.client.gateway.tick(self.now)
-
-    @invariant()
-    def one_terminal_event(self) -> None:
-        if not hasattr(self, "client"):
-            return
-        client = self.client
-        client.collect()
-        assert client.gateway.running <= self.most and client.gateway.waiting <= self.queue + 1
-        assert all(used <= self.slots for name, used in client.gateway.load().items() if name.startswith("think"))
-        for request in self.names:
-            kinds = [type(event) for name, event in client.events if name == request]
-            assert kinds in ([], [Ended], [Ended, Released]), kinds
-
-    def teardown(self) -> None:
-        """Once the deployment closes and its replicas are gone, nothing is left."""
-        if hasattr(self, "client"):
-            self.client.gateway.cancel_all(self.now)
-            self.dies("think")
-            self.dies("talk")
-            self.one_terminal_event()
-            ended = [name for name, event in self.client.events if isinstance(event, Released)]
-            assert sorted(ended) == sorted(self.names[1:])
-            assert (self.client.gateway.running, self.client.gateway.waiting) == (0, 0)
-
-
-Everything.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestEverything = Everything.TestCase
