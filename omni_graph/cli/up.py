@@ -42,7 +42,7 @@ def up(
     code = FAILED
     try:
         with stoppable():
-            _log_to_stderr()
+            _log_to_stderr(log_level)
             loaded = load_graph(graph, settings=settings or (), environ=os.environ)
             deployment = load_deploy(deploy) if deploy is not None else None
             app = _launch(loaded, deployment, launcher, log_level)
@@ -107,9 +107,11 @@ def _drain(app: App, server: ControlServer) -> int:
     return OK
 
 
-def _log_to_stderr() -> None:
-    """What a person who holds a deployment should know of."""
+def _log_to_stderr(level: LogLevel) -> None:
+    """What a person who holds a deployment should know of. Replicas that are our threads keep more, as ``level`` says."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("omni_graph").addHandler(handler)
+    logger = logging.getLogger("omni_graph")
+    logger.setLevel(level.upper())
+    logger.addHandler(handler)

@@ -12,7 +12,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from omni_graph.frames import Address, Links
 from omni_graph.links.memory import MemoryHub, MemoryLinks
@@ -20,6 +21,32 @@ from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
 from omni_graph.runtime.worker import Worker
 
 SWITCH_INTERVAL_S = 0.0005
+LOG_LINES = 1000
+
+
+class _OwnLines(logging.Handler):
+    """Keeps what the thread that made it logs, in ``lines``."""
+
+    def __init__(self, spec: ReplicaSpec, lines: deque[str]) -> None:
+        super().__init__(spec.log_level)
+        self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {spec.name} %(message)s"))
+        self._thread = threading.get_ident()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self._lines.extend(self.format(record).splitlines())
+
+
+@contextmanager
+def _kept(spec: ReplicaSpec, lines: deque[str]) -> Iterator[None]:
+    """What this thread logs meanwhile is in ``lines`` too."""
+    handler, logger = _OwnLines(spec, lines), logging.getLogger("omni_graph")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class ThreadHandle:
@@ -37,7 +64,7 @@ class ThreadHandle:
         self._changed = changed
         self._worker: Worker | None = None
         self._stopping = False
-        self._log: deque[str] = deque(maxlen=200)
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._thread = threading.Thread(target=self._run, name=spec.name, daemon=True)
         self._thread.start()
 
@@ -48,10 +75,11 @@ class ThreadHandle:
 
     def _run(self) -> None:
         try:
-            with self._loading:  # one at a time: large modules do not survive being imported by two threads at once
-                worker = None if self._stopping else Worker(self.spec, self._links)
-            if worker is not None:
-                self._serve(worker)
+            with _kept(self.spec, self._log):
+                with self._loading:  # one at a time: large modules do not survive being imported by two threads at once
+                    worker = None if self._stopping else Worker(self.spec, self._links)
+                if worker is not None:
+                    self._serve(worker)
         except Exception as error:
             self._log.extend(traceback.format_exc().splitlines())
             logging.getLogger("omni_graph.worker").error("%s ended: %s", self.spec.name, error, exc_info=True)

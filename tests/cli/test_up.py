@@ -136,6 +136,8 @@ def test_run_there_answers_like_run_here(held: Held, tmp_path: Path, capsys: pyt
         assert answer.pop("trace_id") and answer.pop("timing")["stages"].keys() == {"talk"}
     assert there == here
     assert command(capsys, "trace", "there.jsonl").code == 0
+    logged = held.command("logs").out
+    assert "talk/0.0 talk loaded in" in logged and ": opened" in logged and ": opened" not in held.background.err
 
 
 def test_failures_there_are_told_here(held: Held, tmp_path: Path) -> None:

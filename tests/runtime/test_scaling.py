@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,6 +190,19 @@ def test_changes_of_one_stage_wait_for_each_other() -> None:
             app.scale("b", 2)
             finish(handle)
         assert (replicas(app), len(replicas(app, "b"))) == (["a/1.0"], 2)
+
+
+def test_the_same_from_asyncio() -> None:
+    async def change() -> None:
+        async with og.alaunch(tagged(), launcher="threads") as app:
+            await app.ascale("a", 2)
+            await app.adrain("a", replica=0)
+            await app.areplace("a", {"tag": "new"})
+            assert replicas(app.app) == ["a/2.0"]
+            first = await app.arun({"text": words("who?")}, outputs=["half"], session="mine")
+            assert first["half"].text.startswith("new")
+
+    asyncio.run(change())
 
 
 # ---- drain
