@@ -320,6 +320,11 @@ class WorkerCore:
             if opened is not None:
                 self._report(Report(request, opened.attempt, code, node, message))
 
+    def unsendable(self, frame: Data, reason: str) -> None:
+        """A node's packet is not what its payload declares, so no link can carry it: the request fails, and it alone."""
+        writer = self._edges[frame.edge].writer
+        self._fail([frame.request], writer, NodeError(reason))
+
     # ---- slices
 
     def step(self) -> None:
