@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,8 @@ from types import ModuleType
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
 from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
+
+SILENT_S = 3.0  # a process that serves beats every 0.1 s; one that is silent for longer is taken to be in a step
 
 
 class ProcessHandle:
@@ -30,7 +34,7 @@ class ProcessHandle:
         self.spec = spec
         self.state = State.LOADING
         self.address: Address | None = None
-        self.beat = Beat()
+        self._beat, self._heard_at = Beat(), time.monotonic()
         self._changed = changed
         self._log = child.log_path(spec)
         context = multiprocessing.get_context("forkserver")
@@ -43,6 +47,14 @@ class ProcessHandle:
         self._reader = threading.Thread(target=self._read, args=(ours,), name=f"watch {spec.name}", daemon=True)
         self._reader.start()
 
+    @property
+    def beat(self) -> Beat:
+        """As last heard. One that cannot even beat is in a step that holds the interpreter's lock."""
+        silent = time.monotonic() - self._heard_at
+        if silent > SILENT_S and self.state is State.READY:
+            return replace(self._beat, in_step_s=self._beat.in_step_s + silent)
+        return self._beat
+
     def _read(self, pipe: Connection) -> None:
         """Until the process has ended: its death closes the pipe at once."""
         try:
@@ -51,6 +63,7 @@ class ProcessHandle:
         except (EOFError, OSError):
             pass
         self._process.join()
+        self._remove_socket()
         if self.state not in (State.FAILED, State.STOPPED):
             self._become(State.FAILED, f"the process ended by itself: {_how(self._process.exitcode)}")
         pipe.close()
@@ -58,11 +71,17 @@ class ProcessHandle:
     def _on_line(self, line: Mapping[str, object]) -> None:
         beat, address = line.get("beat"), line.get("address")
         if isinstance(beat, dict):
-            self.beat = Beat(**beat)
+            self._beat, self._heard_at = Beat(**beat), time.monotonic()
             return
         if isinstance(address, dict):
             self.address = Address(**address)
+        self._heard_at = time.monotonic()
         self._become(State(str(line["state"])), str(line.get("detail", "")))
+
+    def _remove_socket(self) -> None:
+        """A process that was killed leaves the file of its socket."""
+        if self.address is not None and self.address.endpoint.startswith("ipc://"):
+            Path(self.address.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
     def _become(self, state: State, detail: str = "") -> None:
         self.state = state
