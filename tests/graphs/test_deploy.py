@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,33 @@ def test_the_command_above_one_h200_sets_what_is_there() -> None:
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     plan = planned("one_h200", *settings)
     assert {plan.stages[name].config["max_batch"] for name in ("thinker", "talker")} == {plan.deploy.max_requests}
+
+
+ON_ONE_GPU = """
+import sys, omni_graph as og
+graph, deploy = og.load_graph("qwen2_5_omni", parameters={"checkpoint": sys.argv[1]}), og.load_deploy(sys.argv[2])
+with og.launch(graph, deploy) as app:
+    import ray
+    params = {"thinker": {"max_tokens": 8}, "talker": {"max_tokens": 60}}
+    result = app.run({"conversation": [{"role": "user", "content": "Say something."}]}, params=params)
+    print(len(result["text"].token_ids), len(result["speech"].samples) > 0, ray.available_resources().get("GPU", 0.0))
+"""
+
+
+@pytest.mark.slow
+def test_one_h200_finds_its_place_and_answers(tmp_path: Path, tiny_folder: Path) -> None:
+    """On a Ray that believes in one GPU; what computes takes the CPU, and a KV cache that fits into it."""
+    deploy = tmp_path / "one_gpu.yaml"
+    deploy.write_text(re.sub(r"kv_bytes: \d+GiB", "kv_bytes: 64MiB", (FOLDER / "one_h200.yaml").read_text()))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONE_GPU, str(tiny_folder), str(deploy)],
+        env=environment | {"RAY_OVERRIDE_RESOURCES": '{"GPU": 1, "CPU": 4}'},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout == "8 True 0.0\n", done.stderr
 
 
 # ---- the page beside them
