@@ -14,7 +14,7 @@ hosts = st.lists(st.sampled_from(HOSTS), min_size=1, unique=True)
 
 
 class Routing(RuleBasedStateMachine):
-    """Replicas come, drain and go; requests are routed and released. The model is two dicts."""
+    """Replicas come, drain and go; requests are routed, as suspects too, and released. The model is a few dicts."""
 
     @initialize()
     def start(self) -> None:
@@ -22,6 +22,8 @@ class Routing(RuleBasedStateMachine):
         self.slots: dict[str, int] = {}
         self.draining: set[str] = set()
         self.routed: dict[str, set[str]] = {}
+        self.suspects: dict[str, str] = {}
+        self.coming: set[str] = set()
         self.names = 0
 
     def used(self, name: str) -> int:
@@ -29,7 +31,7 @@ class Routing(RuleBasedStateMachine):
 
     def open_to(self, host: str) -> list[str]:
         here = [name for name in self.slots if name.startswith(host) and name not in self.draining]
-        return [name for name in here if self.used(name) < self.slots[name]]
+        return [name for name in here if self.used(name) < self.slots[name] and name not in self.suspects]
 
     @rule(host=st.sampled_from(HOSTS), slots=st.integers(1, 3))
     def add(self, host: str, slots: int) -> None:
@@ -43,6 +45,7 @@ class Routing(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([*self.slots, "nobody/1"]))
         assert set(self.router.remove(name)) == {request for request, route in self.routed.items() if name in route}
         self.slots.pop(name, None)
+        self.suspects.pop(name, None)
         for route in self.routed.values():
             route.discard(name)
 
@@ -52,19 +55,20 @@ class Routing(RuleBasedStateMachine):
         self.router.drain(name)
         self.draining.add(name)
 
-    @rule(wanted=hosts)
-    def route(self, wanted: list[str]) -> None:
+    @rule(wanted=hosts, probation=st.sets(st.sampled_from(HOSTS)))
+    def route(self, wanted: list[str], probation: set[str]) -> None:
         self.names += 1
         request = f"r{self.names}"
         possible = all(self.open_to(host) for host in wanted)
         assert self.router.has_room(wanted) == possible
-        route = self.router.route(request, wanted)
+        route = self.router.route(request, wanted, probation)
         assert (route is not None) == possible
         if route is None:
             return
         for host, address in route.items():
             least = min(self.used(name) for name in self.open_to(host))
             assert address.name in self.open_to(host) and self.used(address.name) == least
+        self.suspects |= {address.name: request for host, address in route.items() if host in probation}
         self.routed[request] = {address.name for address in route.values()}
 
     @rule(data=st.data())
@@ -72,18 +76,34 @@ class Routing(RuleBasedStateMachine):
         request = data.draw(st.sampled_from([*self.routed, "unknown"]))
         self.router.release(request)
         self.routed.pop(request, None)
+        self.acquit(request)
+
+    @rule(data=st.data())
+    def share(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from([*self.routed, "unknown"]))
+        self.router.share(request)
+        self.acquit(request)
+
+    def acquit(self, request: str) -> None:
+        self.suspects = {name: suspect for name, suspect in self.suspects.items() if suspect != request}
+
+    @rule(host=st.sampled_from(HOSTS), coming=st.booleans())
+    def expect(self, host: str, coming: bool) -> None:
+        self.router.expect(host, (0,) if coming else ())
+        (self.coming.add if coming else self.coming.discard)(host)
 
     @rule(wanted=hosts)
     def name_the_fullest(self, wanted: list[str]) -> None:
         def free(host: str) -> int:
             live = [name for name in self.slots if name.startswith(host) and name not in self.draining]
-            return sum(self.slots[name] - self.used(name) for name in live)
+            return sum(self.slots[name] - self.used(name) for name in live if name not in self.suspects)
 
         assert free(self.router.fullest(wanted)) == min(free(host) for host in wanted)
         dead = self.router.without_replica(wanted)
         serving = self.slots.keys() - self.draining
         empty = [host for host in wanted if not any(name.startswith(host) for name in serving)]
-        assert dead == (empty[0] if empty else None)
+        hopeless = [host for host in empty if host not in self.coming]
+        assert dead == (hopeless[0] if hopeless else None)
 
     @invariant()
     def as_the_model(self) -> None:
@@ -91,6 +111,9 @@ class Routing(RuleBasedStateMachine):
             load = self.router.load()
             assert load == {name: self.used(name) for name in self.slots}
             assert all(load[name] <= slots for name, slots in self.slots.items())
+            assert {name: self.router.on_probation(name) for name in self.slots if self.router.on_probation(name)} == {
+                name: request for name, request in self.suspects.items() if name in self.slots
+            }
 
 
 Routing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
