@@ -203,6 +203,14 @@ class GatewayCore:
             self._recovery.end(one, Code.WEDGED, message, "", now)
         self._admit(now)
 
+    def unsendable(self, frame: Data, reason: str, now: float) -> None:
+        """A packet that the caller gave is not what its type declares, so no link can carry it: the request fails."""
+        one = self._requests.get(frame.request)
+        if one is not None:
+            name = self._topology.edges[frame.edge].writer_port
+            self._recovery.end(one, Code.INVALID_INPUT, f"input {name!r}: {reason}", "", now)
+            self._admit(now)
+
     # ---- frames
 
     def receive(self, link: LinkId, frame: Frame, now: float) -> None:

@@ -17,6 +17,7 @@ from omni_graph.errors import Code, RequestError
 from omni_graph.frames import Address, LinkLost, Links, Side
 from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, Event, Released, Submission
+from omni_graph.runtime.sending import send_all
 
 log = logging.getLogger("omni_graph.gateway")
 R = TypeVar("R")
@@ -150,8 +151,11 @@ class GatewayLoop:
         for link, reason in self._core.broken_links():
             log.error("%s broke the protocol: %s", link.peer, reason)
             self._links.drop(link)
-        for link, frames in self._core.outgoing():
-            self._links.send(link, frames)
+        send_all(
+            self._links,
+            self._core.outgoing,
+            lambda frame, reason: self._core.unsendable(frame, reason, time.monotonic()),
+        )
 
     def _fail_everybody(self) -> None:
         for request, listener in self._listeners.items():

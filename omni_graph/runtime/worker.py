@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from omni_graph.core import CONTROL, WorkerCore
-from omni_graph.errors import FlowControlError, GraphError, NodeError
-from omni_graph.frames import GATEWAY, Data, Frame, LinkId, LinkLost, Links, Open
+from omni_graph.errors import GraphError, NodeError
+from omni_graph.frames import GATEWAY, Frame, LinkId, LinkLost, Links, Open
 from omni_graph.node import Node, ports_of
 from omni_graph.observe.timing import Timings
 from omni_graph.resolve import node_class
 from omni_graph.runtime.replica import Beat, ReplicaSpec
+from omni_graph.runtime.sending import send_all
 from omni_graph.wiring import Edge
 
 log = logging.getLogger("omni_graph.worker")
@@ -113,29 +114,7 @@ class Worker:
         for link, reason in self.core.broken_links():
             log.error("%s broke the protocol: %s", link.peer, reason)
             self.links.drop(link)
-        while outgoing := self.core.outgoing():
-            for link, frames in outgoing:
-                self._send_on(link, frames)
-
-    def _send_on(self, link: LinkId, frames: Sequence[Frame]) -> None:
-        try:
-            self.links.send(link, frames)
-        except FlowControlError:
-            self._send_one_by_one(link, frames)
-
-    def _send_one_by_one(self, link: LinkId, frames: Sequence[Frame]) -> None:
-        """Nothing of them was sent, because of a packet that cannot be encoded: its request fails, the others' go out."""
-        failed: set[str] = set()
-        for frame in frames:
-            if getattr(frame, "request", None) in failed:
-                continue
-            try:
-                self.links.send(link, [frame])
-            except FlowControlError as error:
-                if not isinstance(frame, Data):
-                    raise
-                failed.add(frame.request)
-                self.core.unsendable(frame, str(error))
+        send_all(self.links, self.core.outgoing, self.core.unsendable)
 
 
 def set_threads(count: int) -> None:

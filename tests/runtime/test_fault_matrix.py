@@ -23,6 +23,7 @@ import pytest
 import zmq
 
 import omni_graph as og
+from omni_graph.payload import TextDelta
 from omni_graph.runtime.app import App
 from tests.runtime.fault_matrix import (
     STAGES,
@@ -304,6 +305,22 @@ def write_on(client: Client) -> bool:
     """One more word; never blocks, because nothing like as many as may wait are written."""
     client.say("more ")
     return False
+
+
+@pytest.mark.parametrize("packet", [TextDelta(3), TextDelta("x", ("a",)), TextDelta("x", usage=(("n", 1 << 70),))])  # type: ignore[arg-type]
+def test_a_packet_of_a_caller_that_is_none_fails_its_request_alone(packet: TextDelta, deployments: Deployments) -> None:
+    with deployments.at("callers") as app:
+        company = Client.open(app)
+        company.say(WORDS[0])
+        company.hear_answer()
+        client = Client.open(app)
+        client.handle.write("words", packet)
+        with pytest.raises(og.RequestError) as error:
+            client.finish()
+        assert error.value.code == "invalid_input" and "input 'words'" in error.value.message
+        company.finish(WORDS[1:])
+        assert company.retries() == 0
+        epilogue(app)
 
 
 # ---- changes
