@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from omni_graph.node import lookahead_of
 from omni_graph.payload import max_packet_bytes
+from omni_graph.replay import COMPARED_BYTES
 from omni_graph.spec import DeploySpec
 from omni_graph.wiring import Edge
 
@@ -29,7 +30,12 @@ class EdgeBound:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBound:
-    """Bytes, for all requests together. ``kept`` are the inputs held for a replay; they are not in flight."""
+    """Bytes, for all requests together. ``gateway``: what waits for clients. ``kept``: what is held for a replay and is not
+    in flight: inputs, and the latest packets of each output for comparison.
+
+    Beside it are a request's choices, a few integers for every token and codec frame that its nodes may make; and packets
+    that have not left for the graph are the caller's own.
+    """
 
     rows: tuple[EdgeBound, ...]
     lookahead: int
@@ -51,12 +57,13 @@ def memory_bound(edges: Sequence[Edge], classes: Mapping[str, type], deploy: Dep
     """The bound of a graph's edges under a deployment; ``classes`` are the node classes by name."""
     requests = deploy.max_requests
     lookahead = (lookahead_of(classes[e.reader]) * max_packet_bytes(e.type) for e in edges if e.reader in classes)
-    outputs = sum(1 for edge in edges if edge.is_output)
+    outputs = [edge for edge in edges if edge.is_output]
+    waiting = (deploy.limits.output_bytes + max_packet_bytes(edge.type) for edge in outputs)
     return MemoryBound(
         tuple(_row(edge, requests) for edge in edges),
         requests * sum(lookahead),
-        requests * outputs * deploy.limits.output_bytes,
-        requests * deploy.limits.input_bytes,
+        requests * sum(waiting),
+        requests * (deploy.limits.input_bytes + len(outputs) * COMPARED_BYTES),
     )
 
 

@@ -96,7 +96,7 @@ def _memory(plan: Plan) -> str:
         ("taken ahead by nodes", size_text(bound.lookahead)),
         ("buffered for clients", size_text(bound.gateway)),
         ("packets in flight", f"{size_text(bound.in_flight)} of memory_limit {size_text(plan.deploy.memory_limit)}"),
-        ("inputs kept for a replay", size_text(bound.kept)),
+        ("kept for a replay", size_text(bound.kept)),
         ("total", size_text(bound.total)),
     ]
     return _table([("memory", "at most"), *parts])

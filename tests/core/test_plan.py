@@ -321,8 +321,8 @@ def test_the_bound_is_requests_times_window_times_packet(tmp_path: Path) -> None
     edge = 2 * 64 * (64 << 10)
     assert [row.total for row in bound.rows] == [edge] * 6
     assert bound.lookahead == 2 * 2 * 2 * (64 << 10)
-    assert bound.gateway == 2 * (4 << 20)
-    assert bound.kept == 2 * (64 << 20)
+    assert bound.gateway == 2 * ((4 << 20) + (64 << 10)), "a buffer, and the packet that filled it"
+    assert bound.kept == 2 * ((64 << 20) + (1 << 20)), "inputs, and what a replay is compared with"
     assert bound.total == bound.kept + bound.in_flight == bound.kept + 6 * edge + bound.lookahead + bound.gateway
 
 
