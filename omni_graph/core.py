@@ -10,6 +10,7 @@ import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from omni_graph.credit import StreamReceiver
@@ -314,7 +315,7 @@ class WorkerCore:
             code, message = error.code, error.message
         else:
             code, message = Code.NODE_FAILED, f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
-            message += "\n" + "".join(traceback.format_exception(error))[-7000:]
+            message += _place_of(error) + "\n" + "".join(traceback.format_exception(error))[-7000:]
         for request in requests:
             opened = self._requests.get(request)
             if opened is not None:
@@ -392,6 +393,12 @@ def _params_of(frame: Open) -> dict[str, dict[str, Any]]:
     if not isinstance(params, dict) or not all(isinstance(values, dict) for values in params.values()):
         raise FlowControlError(f"Open of {frame.request}: params must be {{node: {{name: value}}}}")
     return params
+
+
+def _place_of(error: Exception) -> str:
+    """Where it was raised: `` (loudness.py:31)``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def is_fatal(error: Exception) -> bool:

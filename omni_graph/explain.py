@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from omni_graph.codes import FaultCode
+from omni_graph.errors import RETRYABLE, Code
 
 WIDTH = 96
 
@@ -182,4 +183,64 @@ EXPLANATIONS: dict[FaultCode, Explanation] = {
         "set it, or give a default.",
         'config: {checkpoint: "${env:CHECKPOINT}"}\nconfig: {checkpoint: "${env:CHECKPOINT:-tiny}"}',
     ),
+}
+
+
+def request_explanation(code: Code) -> str:
+    """The text of ``omni-graph explain`` for a code with which a request ends."""
+    meaning, mend = REQUEST_CODES[code]
+    again = "Trying again may help." if code in RETRYABLE else "The same request would end the same way."
+    return f"{code}\n\n{fill(f'{meaning} {again}', WIDTH)}\n\n{fill(f'What to do: {mend}', WIDTH)}"
+
+
+REQUEST_CODES: dict[Code, tuple[str, str]] = {
+    Code.INVALID_INPUT: (
+        "The request itself is wrong: an input, a parameter, a medium, or a prompt past the context.",
+        "the message names the place and what is allowed; limits are in the deploy file under `limits`.",
+    ),
+    Code.NODE_FAILED: (
+        "A stage's code raised an error while it worked for this request; other requests went on.",
+        "the message has the error and the line that raised it; the traceback is in the stage's log and in `.detail`.",
+    ),
+    Code.NUMERIC: ("A stage computed a NaN or an infinity for this request.", "try float32 for the stage named."),
+    Code.LINK_LOST: (
+        "A connection between two replicas broke, and the retries were used up.",
+        "look at the network between the hosts of the two replicas named, and at `retries` in the deploy file.",
+    ),
+    Code.REPLICA_DIED: (
+        "A replica's process ended in the middle of the request, and the retries were used up.",
+        "the stage's log says how it ended; out of memory is the most common reason.",
+    ),
+    Code.STUCK: (
+        "A stage stayed in one step for longer than its `max_step_s`.",
+        "raise `max_step_s` in the deploy file if the step is that long by nature, else look at what it waits for.",
+    ),
+    Code.WEDGED: (
+        "Nothing could move any more: every stage idle, and the edges named without room.",
+        "a node that feeds two arms of a join must serve each arm on demand; see `check`'s list of fork-join pairs.",
+    ),
+    Code.POISON: (
+        "The request took down the replica that served it alone, after it had taken down one in company.",
+        "keep the request: it is the way to reproduce a crash of the stage named.",
+    ),
+    Code.PROTOCOL: ("A peer broke the link protocol.", "do not mix replicas of different versions; else report it."),
+    Code.DIVERGED: (
+        "A replay said something else than the client already has, so the request was ended rather than mixed.",
+        "a node whose output depends on time, order or its batch must `choose` that; see docs/write-a-node.md.",
+    ),
+    Code.DRAINED: ("The replica was drained before the request was complete.", "send it again."),
+    Code.UNAVAILABLE: (
+        "The stage named has no live replica, or was not started.",
+        "`status` shows its replicas; while a stage keeps dying nothing is started for 30 s.",
+    ),
+    Code.OVERLOADED: (
+        "All slots of the stage named are taken and the queue is full.",
+        "wait `retry_after_s`, add replicas of that stage, or raise `streams`, `max_requests` or `queue`.",
+    ),
+    Code.CANCELLED: ("The caller cancelled the request.", "nothing; every stage has forgotten it."),
+    Code.DEADLINE_EXCEEDED: (
+        "The request was not complete when its time was over.",
+        "give it more (`deadline_s`), or look in the waterfall for the stage that took it.",
+    ),
+    Code.CLOSED: ("The deployment was closed while the request ran.", "send it to a running one."),
 }

@@ -102,10 +102,16 @@ def _execute(unique: str, path: Path, shown: str) -> ModuleType:
     return module
 
 
-def _failed(name: str, error: BaseException) -> GraphError:
+def missing_extra(error: BaseException) -> str:
+    """What to install for a module that is not there: ``pip install 'omni-graph[models]'``; empty where we do not know."""
     missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    if missing in EXTRAS:
-        return _fault(f"importing `{name}` needs {missing}: pip install 'omni-graph[{EXTRAS[missing]}]'")
+    return f"pip install 'omni-graph[{EXTRAS[missing]}]'" if missing in EXTRAS else ""
+
+
+def _failed(name: str, error: BaseException) -> GraphError:
+    if missing_extra(error):
+        missing = str(getattr(error, "name", "")).partition(".")[0]
+        return _fault(f"importing `{name}` needs {missing}: {missing_extra(error)}")
     where = _where(error)
     return _fault(f"importing `{name}` failed{where}: {type(error).__name__}: {error}")
 

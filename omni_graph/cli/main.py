@@ -82,6 +82,10 @@ def _omni_graph() -> None:
 
 def main() -> None:
     """The console script."""
+    if sys.platform != "linux" or not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        seen = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
+        typer.echo(f"omni-graph: {seen}; supported: Linux, Python 3.11 to 3.13", err=True)
+        sys.exit(FAILED)
     try:
         app(prog_name="omni-graph")
     except GraphError as error:

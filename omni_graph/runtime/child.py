@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from omni_graph.frames import Links
 from omni_graph.runtime.replica import ReplicaSpec, State
+from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
 
 BEAT_S = 0.1
@@ -43,8 +43,8 @@ def main(spec_json: str, pipe: Connection) -> None:
     try:
         worker = Worker(spec, make_links)
     except Exception as error:
-        logging.getLogger("omni_graph.worker").critical("could not start:\n%s", traceback.format_exc())
-        parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
+        logging.getLogger("omni_graph.worker").critical("could not start: %s", for_log(error))
+        parent.tell(state=State.FAILED, detail=one_line(error))
         sys.exit(EXIT_FAILED)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     parent.watch(worker)
@@ -53,8 +53,8 @@ def main(spec_json: str, pipe: Connection) -> None:
     try:
         worker.run()
     except Exception as error:
-        logging.getLogger("omni_graph.worker").critical("ended:\n%s", traceback.format_exc())
-        parent.tell(state=State.FAILED, detail="".join(traceback.format_exception_only(error)).strip())
+        logging.getLogger("omni_graph.worker").critical("ended: %s", for_log(error))
+        parent.tell(state=State.FAILED, detail=one_line(error))
         sys.exit(EXIT_FAILED)
     parent.tell(state=State.STOPPED)
 

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from omni_graph.errors import LinkError
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
 from omni_graph.runtime.replica import ENDED, Beat, ReplicaSpec, State
+from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
 
 ANSWER_S = 1.0  # a call for news is answered after this long at the latest, also when there is none
@@ -144,8 +144,8 @@ class ReplicaActor:
             self._become(State.READY, address=worker.links.address)
             worker.run()
         except BaseException as error:  # a node's SystemExit too: nobody else would hear of it in this thread
-            log.critical("ended:\n%s", traceback.format_exc())
-            self._become(State.FAILED, "".join(traceback.format_exception_only(error)).strip())
+            log.critical("ended: %s", for_log(error))
+            self._become(State.FAILED, one_line(error))
             return
         self._become(State.STOPPED)
         if self._is_guest:

@@ -298,5 +298,5 @@ def _why(replica: Replica) -> str:
     handle = replica.handle
     assert handle is not None
     tail = handle.log_tail()
-    lines = f"\nlast log lines of {handle.spec.name}:\n{tail}" if tail else ""
+    lines = f"\nlast log lines of {handle.spec.name}:\n{tail}" if "Traceback" in tail else ""
     return f"{handle.spec.name} could not start: {replica.detail}{lines}"

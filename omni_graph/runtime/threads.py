@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from omni_graph.frames import Address, Links
 from omni_graph.links.memory import MemoryHub, MemoryLinks
 from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
+from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
 
 SWITCH_INTERVAL_S = 0.0005
@@ -81,9 +81,9 @@ class ThreadHandle:
                 if worker is not None:
                     self._serve(worker)
         except Exception as error:
-            self._log.extend(traceback.format_exc().splitlines())
-            logging.getLogger("omni_graph.worker").error("%s ended: %s", self.spec.name, error, exc_info=True)
-            self._become(State.FAILED, "".join(traceback.format_exception_only(error)).strip())
+            self._log.extend(for_log(error).splitlines())
+            logging.getLogger("omni_graph.worker").error("%s ended: %s", self.spec.name, for_log(error))
+            self._become(State.FAILED, one_line(error))
             return
         self._become(State.STOPPED)
 

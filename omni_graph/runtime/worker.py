@@ -14,7 +14,7 @@ from typing import Any
 
 from omni_graph.core import CONTROL, WorkerCore
 from omni_graph.errors import GraphError, NodeError
-from omni_graph.frames import GATEWAY, Frame, LinkId, LinkLost, Links, Open
+from omni_graph.frames import GATEWAY, Frame, LinkId, LinkLost, Links, Open, Report
 from omni_graph.node import Node, ports_of
 from omni_graph.observe.timing import Timings
 from omni_graph.resolve import node_class
@@ -114,7 +114,16 @@ class Worker:
         for link, reason in self.core.broken_links():
             log.error("%s broke the protocol: %s", link.peer, reason)
             self.links.drop(link)
-        send_all(self.links, self.core.outgoing, self.core.unsendable)
+        send_all(self.links, self._outgoing, self.core.unsendable)
+
+    def _outgoing(self) -> list[tuple[LinkId, list[Frame]]]:
+        """What the core sends; what it reports to the Gateway stands in this replica's log too, by request."""
+        outgoing = self.core.outgoing()
+        for _, frames in outgoing:
+            for frame in frames:
+                if isinstance(frame, Report):
+                    log.error("%s: %s at %s: %s", frame.request, frame.code, frame.stage or frame.peer, frame.message)
+        return outgoing
 
 
 def set_threads(count: int) -> None:

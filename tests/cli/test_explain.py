@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from omni_graph.codes import FaultCode
-from omni_graph.explain import explanation
+from omni_graph.errors import Code
+from omni_graph.explain import REQUEST_CODES, explanation
 from tests.cli.command import command
 
 
@@ -19,3 +20,9 @@ def test_no_such_code(capsys: pytest.CaptureFixture[str]) -> None:
     ran = command(capsys, "explain", "OG999")
     assert (ran.code, ran.out) == (2, "")
     assert "there is no error code `OG999` (did you mean `OG0" in ran.err
+
+
+def test_every_code_of_a_request_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(REQUEST_CODES) == set(Code)
+    ran = command(capsys, "explain", "overloaded")
+    assert ran.code == 0 and "Trying again may help" in ran.out and "What to do" in ran.out
