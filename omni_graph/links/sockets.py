@@ -24,6 +24,7 @@ from omni_graph.links.counters import LinkCounters, Tally
 from omni_graph.links.endpoints import IPC, TCP, bind_endpoints, connect_endpoint, listing
 from omni_graph.links.gate import Gate
 from omni_graph.links.handshake import (
+    REASON_CHARACTERS,
     Refusal,
     announced,
     caller,
@@ -45,6 +46,7 @@ from omni_graph.links.wake import Waker
 
 BATCH = 1024  # messages of one socket in one poll
 GOODBYE_MS = 1000  # a Goaway has this long to leave after its link is closed
+TOLD_SINGLY, TOLD_EVERY = 20, 1000  # of the bad messages, the first 20 are logged, then one in 1,000
 _log = logging.getLogger(__name__)
 
 
@@ -195,8 +197,7 @@ class ZmqLinks:
                 raise LinkError(f"{self.address.name} is closing")
             link = caller(routing_id, self._hello, self._codec.decode(message), known_as)
         except LinkError as error:
-            self._tally.add("bad_messages")
-            _log.warning("%s refused a link from %r: %s", self.address.name, routing_id, error)
+            self._note_bad(f"refused a link from {routing_id!r}: {error}")
             self._incoming.refuse(routing_id, self._encode(refusal(str(error))))
             return
         if link in self._incoming:
@@ -286,12 +287,18 @@ class ZmqLinks:
 
     def _refuse(self, link: LinkId, reason: str) -> None:
         """End a link whose peer broke the rules, and tell it why."""
-        self._tally.add("bad_messages")
         text = f"refused {link.peer}: {reason}"
-        _log.warning("%s: %s", self.address.name, text)
+        self._note_bad(text)
         self._transmit(link, self._encode(refusal(text)))
         self._forget(link, GOODBYE_MS)
         self._lose(link, LinkLost(text))
+
+    def _note_bad(self, text: str) -> None:
+        """Count a bad message and log it, with the count; not each of very many: no peer may fill the log."""
+        self._tally.add("bad_messages")
+        number = self._tally.snapshot().bad_messages
+        if number <= TOLD_SINGLY or number % TOLD_EVERY == 0:
+            _log.warning("%s: bad message %d: %s", self.address.name, number, text[:REASON_CHARACTERS])
 
     def _lose(self, link: LinkId, loss: LinkLost) -> None:
         self._forget(link, 0)
