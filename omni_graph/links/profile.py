@@ -26,6 +26,8 @@ class Heartbeat:
 LAN = Heartbeat(100, 300)
 TEST = Heartbeat(250, 1000)
 WAN = Heartbeat(1000, 3000)
+ONE_HOST = WAN  # deaths show at once there, and a busy or paused machine must not look like one
+BETWEEN_HOSTS = TEST
 
 
 def require_libzmq(version: tuple[int, int, int]) -> None:

@@ -67,10 +67,10 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 def make_links(spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
     """ZMQ links, bound where the spec says."""
-    from omni_graph.links.profile import WAN
+    from omni_graph.links.profile import ONE_HOST
     from omni_graph.links.sockets import ZmqLinks
 
-    return ZmqLinks(spec.name, spec.bind, types, spec.wiring, heartbeat=WAN)
+    return ZmqLinks(spec.name, spec.bind, types, spec.wiring, heartbeat=ONE_HOST)
 
 
 def log_to_file(spec: ReplicaSpec) -> None:

@@ -137,10 +137,10 @@ class ProcessLauncher:
 
     def gateway_links(self, types: Mapping[int, type], wiring: str, run_folder: str) -> Links:
         """The Gateway's end."""
-        from omni_graph.links.profile import WAN
+        from omni_graph.links.profile import ONE_HOST
         from omni_graph.links.sockets import ZmqLinks
 
-        return ZmqLinks("gateway", self.bind(run_folder), types, wiring, heartbeat=WAN)
+        return ZmqLinks("gateway", self.bind(run_folder), types, wiring, heartbeat=ONE_HOST)
 
     def close(self) -> None:
         pass

@@ -153,14 +153,17 @@ class ReplicaActor:
 
     def _make_links(self, spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
         from omni_graph.links.keys import Curve, KeyPair
+        from omni_graph.links.profile import BETWEEN_HOSTS, ONE_HOST
         from omni_graph.links.sockets import ZmqLinks
 
         if self._launched.across:
             curve = Curve(KeyPair(), (self._launched.gateway,))
-            return ZmqLinks(spec.name, binds(spec.bind, node_address()), types, spec.wiring, curve=curve)
+            return ZmqLinks(
+                spec.name, binds(spec.bind, node_address()), types, spec.wiring, curve=curve, heartbeat=BETWEEN_HOSTS
+            )
         if self._is_guest:
             raise LinkError(f"placed on {node_address()}, but Ray was one machine at launch: launch the graph again")
-        return ZmqLinks(spec.name, spec.bind, types, spec.wiring)
+        return ZmqLinks(spec.name, spec.bind, types, spec.wiring, heartbeat=ONE_HOST)
 
     def _become(self, state: State, detail: str = "", address: Address | None = None) -> None:
         tail = self.log_tail(TAIL_LINES) if state is State.FAILED else ""

@@ -229,12 +229,15 @@ class RayLauncher:
 
     def _make_links(self, types: Mapping[int, type], wiring: str, ipc: str) -> Links:
         from omni_graph.links.keys import Curve, KeyPair
+        from omni_graph.links.profile import BETWEEN_HOSTS, ONE_HOST
         from omni_graph.links.sockets import ZmqLinks
 
         assert self._cluster is not None, "prepare comes first"
         if not self._across:
-            return ZmqLinks(GATEWAY, ipc, types, wiring)
-        return ZmqLinks(GATEWAY, binds(ipc, self._cluster.address), types, wiring, curve=Curve(KeyPair()))
+            return ZmqLinks(GATEWAY, ipc, types, wiring, heartbeat=ONE_HOST)
+        return ZmqLinks(
+            GATEWAY, binds(ipc, self._cluster.address), types, wiring, curve=Curve(KeyPair()), heartbeat=BETWEEN_HOSTS
+        )
 
     def close(self) -> None:
         if self._cluster is not None:
