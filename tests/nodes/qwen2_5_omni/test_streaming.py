@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,41 @@ def test_cancel_at_every_step_of_the_protocol(app: App) -> None:
     eventually(lambda: held(app) == 0)
 
 
-def test_requests_cancelled_by_the_hundred_leave_no_state(app: App) -> None:
-    def one(index: int) -> None:
-        handle = app.start({"conversation": [user("hi", image(pixels(30, 40)))]}, params=greedy(4, 20), seed=index)
-        for _ in range(index % 7):
-            handle.next(timeout=120)
-        handle.cancel()
-        handle.timings()
+def cancelled_after(app: App, events: Sequence[int]) -> None:
+    """One request for each count of events, of a speech too long to end before; eight at a time."""
+    todo = iter(enumerate(events))
+    turn = threading.Lock()
 
-    for start in range(0, 96, 8):
-        callers = [threading.Thread(target=one, args=(start + i,)) for i in range(8)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(120)
+    def caller() -> None:
+        while (mine := take()) is not None:
+            cancel_one(app, *mine)
+
+    def take() -> tuple[int, int] | None:
+        with turn:
+            return next(todo, None)
+
+    callers = [threading.Thread(target=caller) for _ in range(8)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    assert next(todo, None) is None
+
+
+def cancel_one(app: App, seed: int, events: int) -> None:
+    messages = [user("hi", image(pixels(30, 40)))] if seed % 2 else [user("hi", audio(sound(0.5)))]
+    handle = app.start({"conversation": messages}, params=greedy(40, 4000), seed=seed)
+    for _ in range(events):
+        assert handle.next(timeout=120) is not None
+    handle.cancel()
+    with pytest.raises(og.Cancelled):
+        while handle.next(timeout=120) is not None:
+            pass
+    assert set(handle.timings(wait_s=60)) == set(app.plan.stages)
+
+
+def test_requests_cancelled_by_the_hundred_leave_no_state(app: App) -> None:
+    cancelled_after(app, [index % 7 for index in range(96)])
     eventually(lambda: held(app) == 0)
     status = app.status()
     assert status["requests"]["running"] == status["requests"]["waiting"] == 0
@@ -105,6 +127,29 @@ def test_requests_cancelled_by_the_hundred_leave_no_state(app: App) -> None:
 
 def workers(app: App) -> list[tuple[str, Any]]:
     return [(name, handle._worker) for name, handle in app._deployment.handles.items()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_thousand_cancelled_requests_leave_no_state_in_processes(tiny_folder: Path) -> None:
+    choice = random.Random(0)
+    with launch(tiny_folder, "low_latency", "processes", max_requests=8) as app:
+        first = app.run({"conversation": TEXT}, params=greedy(12, 60), seed=0)
+        cancelled_after(app, [choice.choice((0, choice.randrange(8), choice.randrange(60))) for _ in range(1000)])
+        eventually(lambda: held(app) == 0)
+        assert app.status()["requests"] == dict(running=0, waiting=0, paused=0, completed=1, failed=0, cancelled=1000)
+        assert set(router_load(app).values()) == {0}
+        again = app.run({"conversation": TEXT}, params=greedy(12, 60), seed=0)
+        eventually(lambda: held(app) == 0)
+    assert again["text"] == first["text"] and codes_of(again) == codes_of(first)
+    np.testing.assert_allclose(samples_of(again), samples_of(first), atol=1e-4)
+
+
+def router_load(app: App) -> dict[str, int]:
+    """Requests that the Router counts, by replica."""
+    gateway = app._deployment.gateway
+    assert gateway is not None
+    return gateway.call(lambda core, now: dict(core.load()))
 
 
 def test_a_file_with_all_video_before_all_sound_does_not_wedge(app: App) -> None:
