@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -133,6 +134,7 @@ def test_closing_ends_requests_processes_and_files() -> None:
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
+    """Nobody is left to remove its files then; they are in a folder of this test."""
     script = (
         "import sys, omni_graph as og\n"
         f"sys.path.insert(0, {str(HERE.parent.parent)!r})\n"
@@ -142,15 +144,21 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         "    print(*[r['pid'] for s in app.status()['stages'].values() for r in s['replicas']], flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert parent.stdout is not None
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 2
-    parent.kill()
-    parent.wait(20)
-    eventually(lambda: not any(_alive(pid) for pid in pids))
+    with tempfile.TemporaryDirectory(prefix="og-") as folder:  # short: sockets lie in it
+        parent = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": folder},
+        )
+        with parent:
+            assert parent.stdout is not None
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(pids) == 2
+            parent.kill()
+        eventually(lambda: not any(_alive(pid) for pid in pids))
 
 
 def test_a_script_without_a_main_guard_may_launch_processes(tmp_path: Path) -> None:
