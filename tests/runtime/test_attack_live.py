@@ -50,7 +50,7 @@ class Strangers:
     def __init__(self, app: og.App, context: zmq.Context[zmq.Socket[bytes]], trap: Path) -> None:
         self.codec = Codec({edge.number: edge.type for edge in app.plan.edges})
         self.hello = self.encoded(Hello(PROTOCOL_VERSION, app.plan.wiring, "mallory"))
-        address = app._deployment.handles[VICTIM].address
+        address = app._deployment.handles[VICTIM].address  # type: ignore[attr-defined]
         assert address is not None and address.endpoint.startswith("ipc:///")
         self._endpoint = address.endpoint
         self._edges = {edge.number: edge for edge in app.plan.edges}
