@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from omni_graph.attempt import OpenAttempt
 from omni_graph.credit import StreamReceiver
 from omni_graph.errors import Code, FatalNodeError, FlowControlError, NodeError, RequestError
 from omni_graph.frames import (
@@ -43,32 +44,6 @@ from omni_graph.wiring import Edge
 CONTROL = LinkId(GATEWAY, Side.CONTROL)
 
 
-class _Request:
-    """One open attempt of a request in this replica."""
-
-    __slots__ = ("attempt", "ins", "nodes", "outs")
-
-    def __init__(self, attempt: int) -> None:
-        self.attempt = attempt
-        self.nodes: list[HostedNode] = []
-        self.ins: dict[int, InStream] = {}
-        self.outs: dict[int, OutStream] = {}
-
-    def links(self) -> set[LinkId]:
-        """Those on which a Start was sent or received: what is lost on them is missing."""
-        return {out.link for out in self.outs.values()} | {one.link for one in self.ins.values() if one.started}
-
-    def links_with(self, peer: str) -> list[LinkId]:
-        """Those of them that lead to ``peer``."""
-        return sorted(link for link in self.links() if link.peer == peer)
-
-    def unlink(self, link: LinkId) -> None:
-        """The link is gone, and nothing had begun on it."""
-        for stream in self.ins.values():
-            if stream.link == link:
-                stream.unlink()
-
-
 class WorkerCore:
     """``nodes`` in the order of the graph; ``edges`` are those that touch one of them."""
 
@@ -86,7 +61,7 @@ class WorkerCore:
         self._edges = {edge.number: edge for edge in edges}
         self._clock = clock
         self._observer = observer
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, OpenAttempt] = {}
         self._outgoing: dict[LinkId, list[Frame]] = {}
         self._local: list[tuple[LinkId, Frame]] = []
         self._broken: list[tuple[LinkId, str]] = []
@@ -176,7 +151,7 @@ class WorkerCore:
         else:
             self._on_supply(opened, link, frame)
 
-    def _on_demand(self, opened: _Request, link: LinkId, frame: Credit | Stop) -> None:
+    def _on_demand(self, opened: OpenAttempt, link: LinkId, frame: Credit | Stop) -> None:
         stream = opened.outs.get(frame.edge)
         if stream is None or stream.link != link:
             raise FlowControlError(
@@ -191,7 +166,7 @@ class WorkerCore:
             self._emit(stream.link, end)
         self._nodes[stream.edge.writer].room_changed(frame.request)
 
-    def _on_supply(self, opened: _Request, link: LinkId, frame: Data | Start | End) -> None:
+    def _on_supply(self, opened: OpenAttempt, link: LinkId, frame: Data | Start | End) -> None:
         stream = opened.ins.get(frame.edge)
         if stream is None or stream.link != link:
             raise FlowControlError(
@@ -218,7 +193,7 @@ class WorkerCore:
         if frame.request in self._requests:
             raise FlowControlError(f"a second Open of {frame.request}, which is open here")
         params = _params_of(frame)
-        opened = _Request(frame.attempt)
+        opened = OpenAttempt(frame.attempt)
         self._make_streams(opened, frame)
         self._requests[frame.request] = opened
         for node in opened.nodes:
@@ -233,7 +208,7 @@ class WorkerCore:
             self._observer.opened(frame.request, node.name, frame.age_s)
         self._start_streams(opened)
 
-    def _start_streams(self, opened: _Request) -> None:
+    def _start_streams(self, opened: OpenAttempt) -> None:
         """Writers say Start. Readers grant where the writer may have said it before this Open; else its Start will come."""
         for out in opened.outs.values():
             self._emit(out.link, out.start())
@@ -241,7 +216,7 @@ class WorkerCore:
             if stream.link in self._heard:
                 self._emit(stream.link, stream.credit())
 
-    def _make_streams(self, opened: _Request, frame: Open) -> None:
+    def _make_streams(self, opened: OpenAttempt, frame: Open) -> None:
         accepted = dict(frame.accepted)
         for ends in frame.edges:
             edge = self._edges.get(ends.edge)
@@ -261,7 +236,7 @@ class WorkerCore:
         routed |= {stream.edge.reader for stream in opened.ins.values()}
         opened.nodes = [node for name, node in self._nodes.items() if name in routed]
 
-    def _node_request(self, node: HostedNode, opened: _Request, forced: tuple[tuple[int, ...], ...]) -> NodeRequest:
+    def _node_request(self, node: HostedNode, opened: OpenAttempt, forced: tuple[tuple[int, ...], ...]) -> NodeRequest:
         ins = {s.edge.reader_port: s for s in opened.ins.values() if s.edge.reader == node.name}
         outs: dict[str, list[OutStream]] = {}
         for stream in opened.outs.values():
@@ -370,7 +345,7 @@ class WorkerCore:
                 request,
                 opened.attempt,
                 not any(node.awake for node in opened.nodes),
-                (*(s.counts() for s in opened.ins.values()), *(s.counts() for s in opened.outs.values())),
+                opened.counts(),
             )
             for request, opened in self._requests.items()
         )
