@@ -21,8 +21,10 @@ from omni_graph.runtime.deployment import Deployment
 from omni_graph.runtime.processes import ProcessLauncher
 from omni_graph.spec import DeploySpec
 from tests.nodes.qwen2_5_omni.apps import greedy, launch, omni_graph_of, picture, tone
+from tests.nodes.qwen2_5_omni.conversations import VIDEO
 
 STAGES = ("frontend", "audio_encoder", "vision_encoder", "interleaver", "thinker", "talker", "codec_dit", "bigvgan")
+SAMPLED = {"thinker": {"max_tokens": 12, "temperature": 0.8}, "talker": {"max_tokens": 60}}
 TWICE = {name: {"replicas": 2, "streams": 16} for name in STAGES}
 
 
@@ -43,20 +45,21 @@ class Answer:
 
 
 def conversation(kind: int) -> list[dict[str, Any]]:
-    """Different prompts, so that requests in company are not all alike."""
+    """Different prompts, so that requests in company are not all alike: text, audio, image, video with its sound."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": f"tell me about number {kind}"}]
-    if kind % 3 == 1:
+    if kind % 4 == 1:
         parts.append({"type": "audio", "audio": tone(1.2 + 0.5 * kind, 200 + 10 * kind), "sample_rate": 16_000})
-    if kind % 3 == 2:
+    if kind % 4 == 2:
         parts.append({"type": "image", "image": picture(60 + 3 * kind, 90, kind)})
+    if kind % 4 == 3:
+        parts.append({"type": "video", "video": VIDEO, "audio": True})
     return [{"role": "user", "content": parts}]
 
 
-def answer(app: App, kind: int, sampled: bool = False) -> Answer:
-    params = greedy(12, 60)
-    if sampled:
-        params = {"thinker": {"max_tokens": 12, "temperature": 0.8}, "talker": {"max_tokens": 60}}
-    handle = app.start({"conversation": conversation(kind)}, params=params, seed=kind)
+def answer(app: App, kind: int, seed: int | None = None) -> Answer:
+    """The answer to ``conversation(kind)``; kinds 4, 9 and 14 are sampled, the others greedy. ``seed`` None: the kind."""
+    params = SAMPLED if kind % 5 == 4 else greedy(12, 60)
+    handle = app.start({"conversation": conversation(kind)}, params=params, seed=kind if seed is None else seed)
     found: dict[str, list[Any]] = {"text": [], "codes": [], "speech": []}
     for event in handle:
         found[event.output].append(event.packet)
@@ -75,7 +78,14 @@ def together(app: App, kinds: range) -> dict[int, Answer]:
         caller.start()
     for caller in callers:
         caller.join(240)
+    assert sorted(answers) == list(kinds)
     return answers
+
+
+def same(answers: dict[int, Answer], alone: dict[int, Answer]) -> None:
+    """Each is what it is alone."""
+    for kind, one in answers.items():
+        one.same_as(alone[kind])
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +97,17 @@ def plain(tiny_folder: Path) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def alone(plain: App) -> dict[int, Answer]:
-    return {kind: answer(plain, kind) for kind in range(3)}
+    return {kind: answer(plain, kind) for kind in range(16)}
 
 
 def test_in_company_of_eight_others(plain: App, alone: dict[int, Answer]) -> None:
-    answers = together(plain, range(9))
-    assert len(answers) == 9
-    for kind, expected in alone.items():
-        answers[kind].same_as(expected)
+    same(together(plain, range(9)), alone)
 
 
-def test_sampled_answers_depend_on_the_seed_alone(plain: App) -> None:
-    first = answer(plain, 1, sampled=True)
-    answer(plain, 1, sampled=True).same_as(first)
-    assert answer(plain, 4, sampled=True).codes != first.codes
+def test_sampled_answers_depend_on_the_seed_alone(plain: App, alone: dict[int, Answer]) -> None:
+    answer(plain, 9).same_as(alone[9])
+    other = answer(plain, 9, seed=1)
+    assert other.tokens != alone[9].tokens and other.codes != alone[9].codes
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
@@ -112,28 +119,21 @@ def test_any_chunking_of_the_prompt(chunk: int, tiny_folder: Path, alone: dict[i
 
 def test_two_replicas_of_every_stage_in_threads(tiny_folder: Path, alone: dict[int, Answer]) -> None:
     with launch(tiny_folder, "low_latency", stages=TWICE) as app:
-        answers = together(app, range(4))
-    for kind, expected in alone.items():
-        answers[kind].same_as(expected)
+        same(together(app, range(5)), alone)
 
 
 def test_sixteen_at_once_through_processes_give_what_each_gives_alone(
     tiny_folder: Path, alone: dict[int, Answer]
 ) -> None:
     with launch(tiny_folder, "low_latency", "processes", max_requests=16) as app:
-        by_itself = {kind: answer(app, kind) for kind in (3, 8)}
-        answers = together(app, range(16))
-    assert len(answers) == 16
-    for kind, expected in (alone | by_itself).items():
-        answers[kind].same_as(expected)
+        same(together(app, range(16)), alone)
 
 
-def test_two_replicas_over_tcp(tiny_folder: Path, alone: dict[int, Answer]) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_two_replicas_of_every_stage_in_processes(transport: str, tiny_folder: Path, alone: dict[int, Answer]) -> None:
     plan = make_plan(omni_graph_of(tiny_folder, "low_latency"), DeploySpec.model_validate({"stages": TWICE}))
-    with App(plan, Deployment(plan, ProcessLauncher("tcp"))) as app:
-        answers = together(app, range(4))
-    for kind, expected in alone.items():
-        answers[kind].same_as(expected)
+    with App(plan, Deployment(plan, ProcessLauncher(transport))) as app:
+        same(together(app, range(5)), alone)
 
 
 def test_stages_that_share_a_worker(tiny_folder: Path, alone: dict[int, Answer]) -> None:
