@@ -1,6 +1,6 @@
 """For all tests: whatever imports transformers first finds the torchvision that parity tests need, if it is installed.
 
-Tests of processes, sockets and Ray share two cores with each other's leftovers: one that fails is run again, visibly (``R``),
+Tests of processes, sockets and Ray share two cores: one that fails is run again, visibly (``R``),
 up to twice. Pure tests and parity never are: what they find is not a matter of time.
 """
 
