@@ -24,7 +24,7 @@ THOUGHTS, OUTPUT_BYTES = 16, 512
 THOUGHT_EDGE = "thinker.thought -> talker.thought"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def app(tiny_folder: Path) -> Iterator[App]:
     """Small buffers and a thought window that the reply outgrows, so that demand reaches the Thinker."""
     settings = [f"nodes.talker.inputs.thought={{from: thinker.thought, window: {THOUGHTS}}}"]
