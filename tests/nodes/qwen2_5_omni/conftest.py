@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,36 +19,45 @@ torchvision_shim.install()  # before anything here imports transformers, which a
 torch.set_num_threads(1)
 
 
-def _built(factory: pytest.TempPathFactory, shape: str) -> Path:
-    from omni_nodes.qwen2_5_omni.tiny import build_tiny
-
-    folder = factory.mktemp("tiny") / shape
-    build_tiny(folder, shape=shape)
-    return folder
-
-
 def _reference(folder: Path) -> Reference:
     from tests.nodes.qwen2_5_omni.reference import Reference
 
     return Reference(folder)
 
 
+Built = Callable[[str, int], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The tiny checkpoint of a shape and a seed, built when it is first asked for. Read only."""
+    from omni_nodes.qwen2_5_omni.tiny import build_tiny
+
+    @cache
+    def build(shape: str, seed: int) -> Path:
+        folder = tmp_path_factory.mktemp("tiny") / shape
+        build_tiny(folder, seed, shape)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(built: Built) -> Path:
     """The default tiny checkpoint, seed 0. Read only."""
-    return _built(tmp_path_factory, "default")
+    return built("default", 0)
 
 
 @pytest.fixture(scope="session")
-def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_folder(built: Built) -> Path:
     """The odd shape, in the hub's file layout. Read only."""
-    return _built(tmp_path_factory, "odd")
+    return built("odd", 0)
 
 
 @pytest.fixture(scope="session")
-def stopping_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopping_folder(built: Built) -> Path:
     """The shape whose Thinker and Talker end by themselves. Read only."""
-    return _built(tmp_path_factory, "stopping")
+    return built("stopping", 0)
 
 
 @pytest.fixture(scope="session")
