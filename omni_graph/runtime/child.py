@@ -23,7 +23,8 @@ from omni_graph.runtime.replica import ReplicaSpec, State
 from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
 
-BEAT_S = 0.1
+LOOK_S = 0.5  # how often the beat looks at the worker, and
+BEAT_S = 1.0  # how seldom it speaks while there is no news: an idle deployment must cost nothing
 EXIT_FAILED = 70
 
 
@@ -104,9 +105,13 @@ class _Parent:
         threading.Thread(target=self._until_gone, name="parent", daemon=True).start()
 
     def _beat(self, worker: Worker) -> None:
+        said_at, last = 0.0, None
         while True:
-            time.sleep(BEAT_S)
-            self.tell(beat=asdict(worker.progress()))
+            time.sleep(LOOK_S)
+            now, beat = time.monotonic(), worker.progress()
+            if beat != last or now - said_at >= BEAT_S:
+                self.tell(beat=asdict(beat))
+                said_at, last = now, beat
 
     def _until_gone(self) -> None:
         try:

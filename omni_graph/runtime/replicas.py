@@ -20,7 +20,7 @@ from omni_graph.runtime.replica import ENDED, STARTING, Change, Handle, Launcher
 from omni_graph.supervision import Supervision
 
 log = logging.getLogger("omni_graph.supervisor")
-WATCH_S = 0.05
+WATCH_S = 0.1
 FROZEN_S = 0.25
 STOP_GRACE_S = 5.0
 CLOSED = "the deployment is closed"
