@@ -17,6 +17,7 @@ from benchmarks.machine import Machine
 
 OURS = "ours"
 Statistic = Callable[[Sequence[float]], float]
+DIGITS = 8
 
 
 class Of(StrEnum):
@@ -134,7 +135,7 @@ class Report:
         return row
 
     def to_json(self) -> str:
-        """The whole report as text; a series is one line."""
+        """The whole report as text; a series is one line, its samples to ``DIGITS`` decimals (of a second: 10 ns)."""
         record: dict[str, Any] = {
             "bench": self.bench,
             "quick": self.quick,
@@ -144,5 +145,14 @@ class Report:
             "samples": [],
         }
         head = json.dumps(record, indent=1).removesuffix("[]\n}")
-        samples = ",\n  ".join(json.dumps(asdict(one), separators=(",", ":")) for one in self.series)
+        samples = ",\n  ".join(json.dumps(_rounded(asdict(one)), separators=(",", ":")) for one in self.series)
         return f"{head}[\n  {samples}\n ]\n}}\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers without the digits that no clock has."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -7,6 +7,7 @@ packet says how many choices of the two choosers it depends on, so that an oracl
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,7 @@ def most(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
     return max(left[0], right[0]), max(left[1], right[1])
 
 
-class Toy:
+class Toy(ABC):
     """State per request, and ``work`` for each of them in turn; ``work`` says whether it could do something."""
 
     def __init__(self) -> None:
@@ -55,8 +56,9 @@ class Toy:
     def start(self, params: Any) -> Any:
         return {}
 
+    @abstractmethod
     def work(self, request: str, state: Any, inbox: Inbox, outbox: Outbox) -> bool:
-        raise NotImplementedError
+        """What this node can do for ``request`` now."""
 
     def open(self, request: str, params: Any) -> None:
         assert request not in self.requests, f"{request} opened twice"
