@@ -55,9 +55,11 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Encoder output rows (n, H), in prompt order."""
+    """Encoder output rows (n, H), in prompt order. ``content_key`` digests what they were computed from, row for row: equal
+    keys, equal rows up to rounding; empty where nobody made one."""
 
     values: Array
+    content_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class PromptSegment:
     """Prompt rows with their final positions.
 
     ``token_ids`` (n,) int64; ``positions`` (3, n) int64 (time, height, width); ``modality`` text, audio, image or video;
-    ``embeddings`` (n, H) at media positions, (0, 0) for text, whose embedding table is the Thinker's. ``next_position``
-    is where the reply starts; it is final on the segment with ``last``.
+    ``embeddings`` (n, H) at media positions, (0, 0) for text, whose embedding table is the Thinker's. ``content_key``
+    digests the media content of all n rows (empty: text, or unknown, which no cache may keep). ``next_position`` is where
+    the reply starts; it is final on the segment with ``last``.
     """
 
     token_ids: Array
@@ -74,6 +77,7 @@ class PromptSegment:
     modality: str
     role: str
     embeddings: Array
+    content_key: bytes = b""
     next_position: int = 0
     last: bool = False
 
