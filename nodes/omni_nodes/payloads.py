@@ -77,9 +77,9 @@ class PromptSegment:
     modality: str
     role: str
     embeddings: Array
-    content_key: bytes = b""
     next_position: int = 0
     last: bool = False
+    content_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
