@@ -87,6 +87,10 @@ class WorkerCore:
         """Packets that wait to be taken."""
         return sum(len(stream.waiting) for opened in self._requests.values() for stream in opened.ins.values())
 
+    def counters(self) -> dict[str, int]:
+        """What the nodes count of themselves, as ``node.counter``. Raises FatalNodeError for what is no counter."""
+        return {name: value for node in self._nodes.values() for name, value in node.counters().items()}
+
     def outgoing(self) -> list[tuple[LinkId, list[Frame]]]:
         """Frames to send, per link and in order; they leave the core."""
         out = list(self._outgoing.items())

@@ -15,6 +15,8 @@ from omni_graph.node import UNLIMITED, In, Node, Out, ports_of
 from omni_graph.payload import max_packet_bytes, packet_bytes
 from omni_graph.streams import Emit, InStream, OutStream
 
+MAX_COUNTERS = 32
+
 
 class Observer(Protocol):
     """Told what happens, never asked. Keeps its own time."""
@@ -183,6 +185,17 @@ class HostedNode:
     def worked(self) -> Sequence[str]:
         """Requests of the last slice; all open ones where it touched none."""
         return tuple(self._worked) or tuple(request for request, state in self.requests.items() if not state.done)
+
+    def counters(self) -> dict[str, int]:
+        """What the node counts of itself, under its name; nothing where it does not."""
+        count = getattr(self.node, "counters", None)
+        counted = {} if count is None else dict(count())
+        known = all(isinstance(name, str) and isinstance(value, int) for name, value in counted.items())
+        if not known or len(counted) > MAX_COUNTERS:
+            raise FatalNodeError(
+                f"{self.name}.counters() gives {counted}; allowed: {MAX_COUNTERS} names with an int each"
+            )
+        return {f"{self.name}.{name}": value for name, value in counted.items()}
 
     # ---- Inbox
 

@@ -97,6 +97,8 @@ class Node(Protocol):
     the node may take while it has no room. ``preload`` names modules that a fork server imports once for all replicas.
     ``replay = False``: it has a side effect and must not run twice. A node that calls ``choose`` also has
     ``force(request, choices)``, called right after ``open`` in a replay: it must choose these again, in order, first.
+    ``counters() -> Mapping[str, int]``, where a node has it: figures of its own for the deployment's status, read between
+    its slices, so that it must be quick.
     """
 
     def open(self, request: str, params: Any) -> None:

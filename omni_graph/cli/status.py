@@ -48,6 +48,15 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
     out = console()
     out.print(f"{found['graph']} on {found['launcher']}: {counts}", markup=False)
     out.print(_table(found["stages"]))
+    for line in _counters(found["stages"]):
+        out.print(line, markup=False)
+
+
+def _counters(stages: Mapping[str, Any]) -> list[str]:
+    """A line for each replica whose nodes count something of themselves."""
+    counted = {replica["id"]: replica["counters"] for stage in stages.values() for replica in stage["replicas"]}
+    texts = {name: ", ".join(f"{key} {value}" for key, value in counters.items()) for name, counters in counted.items()}
+    return [f"{name}: {text}" for name, text in texts.items() if text]
 
 
 def _table(stages: Mapping[str, Any]) -> Table:

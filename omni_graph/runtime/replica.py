@@ -100,13 +100,14 @@ ENDED = frozenset({State.STOPPED, State.FAILED})
 @dataclass(frozen=True, slots=True)
 class Beat:
     """How a worker gets on: its steps so far, seconds in the running one (0: none), and its open requests,
-    seconds in steps, and packets that wait to be taken."""
+    seconds in steps, packets that wait to be taken, and what its nodes count of themselves, as ``node.counter``."""
 
     step: int = 0
     in_step_s: float = 0.0
     requests: int = 0
     busy_s: float = 0.0
     queued_packets: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,6 +284,7 @@ class Replicas:
             "requests": load.get(name, 0),
             "busy": round(handle.beat.busy_s, 3),
             "queued_packets": handle.beat.queued_packets,
+            "counters": dict(handle.beat.counters),
             "restarts": replica.life,
             "revision": replica.revision,
         }

@@ -43,13 +43,15 @@ class Worker:
         self._steps = 0
         self._step_began: float | None = None
         self._busy = 0.0
-        self._queued, self._counted_at = 0, 0.0
+        self._queued, self._counters = 0, self.core.counters()
+        self._counted_at, self._counted_step = 0.0, 0
 
     def progress(self) -> Beat:
         """How the worker gets on, now. Thread-safe: each field is read once."""
         began = self._step_began
         in_step = 0.0 if began is None else time.monotonic() - began
-        return Beat(self._steps, in_step, len(self.core.open_requests), self._busy + in_step, self._queued)
+        requests, busy = len(self.core.open_requests), self._busy + in_step
+        return Beat(self._steps, in_step, requests, busy, self._queued, self._counters)
 
     def stop(self) -> None:
         """Make ``run`` return after the slice it is in. Thread-safe."""
@@ -60,12 +62,18 @@ class Worker:
         """Serve until stopped. What a node raises as fatal comes out of here."""
         try:
             while not self._stopping:
-                self._receive(0.0 if self.core.awake else IDLE_POLL_S)
+                self._receive(self._patience())
                 self._step()
                 self._send()
                 self._count()
         finally:
             self.links.close(drain_s=0.2)
+
+    def _patience(self) -> float:
+        """How long to wait for frames: not at all with work to do, and not long before the last steps are counted."""
+        if self.core.awake:
+            return 0.0
+        return IDLE_POLL_S if self._counted_step == self._steps else COUNT_S
 
     def _receive(self, timeout: float) -> None:
         for link, frames in self.links.poll(timeout):
@@ -100,7 +108,8 @@ class Worker:
     def _count(self) -> None:
         now = time.monotonic()
         if now - self._counted_at > COUNT_S:
-            self._queued, self._counted_at = self.core.queued_packets, now
+            self._queued, self._counters = self.core.queued_packets, self.core.counters()
+            self._counted_at, self._counted_step = now, self._steps
 
     def _step(self) -> None:
         if self.core.awake:

@@ -394,3 +394,29 @@ def test_a_packet_of_the_wrong_type_or_size_is_the_nodes_error(replica: Replica)
         hosted.send(Echo.said, "a", "x")
     with pytest.raises(NodeError, match="cut it by rows"):
         hosted.send(Echo.said, "a", TextDelta("x" * (1 << 20)))
+
+
+class Counted(Echo):
+    """Counts whatever it is told to."""
+
+    def __init__(self, counted: dict) -> None:
+        super().__init__()
+        self.counted = counted
+
+    def counters(self) -> dict:
+        return self.counted
+
+
+def core_of(**nodes: Echo) -> WorkerCore:
+    return WorkerCore("me/0.0", nodes, [], clock=lambda: 0.0, observer=SilentObserver())
+
+
+def test_counters_stand_under_the_name_of_their_node() -> None:
+    core = core_of(a=Counted({"hits": 3, "asked": 4}), b=Echo(), c=Counted({"hits": 1}))
+    assert core.counters() == {"a.hits": 3, "a.asked": 4, "c.hits": 1}
+
+
+@pytest.mark.parametrize("counted", [{"hits": 0.5}, {3: 1}, {str(i): i for i in range(33)}])
+def test_what_is_no_counter_is_told_with_the_name_of_its_node(counted: dict) -> None:
+    with pytest.raises(FatalNodeError, match=r"a\.counters\(\) gives .*; allowed: 32 names with an int each"):
+        core_of(a=Counted(counted)).counters()

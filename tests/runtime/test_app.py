@@ -158,6 +158,16 @@ def test_status_names_every_replica(app: App) -> None:
     assert all(stage["state"] == "ready" for stage in status["stages"].values())
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_status_shows_what_a_node_counts_of_itself_soon_after_it_did(launcher: str) -> None:
+    nodes = {"a": ("Counting", {"text": "text"}, {}), "b": ("Echo", {"text": "a.out"}, {})}
+    with launch(graph(nodes, {"out": "b.out"}), launcher) as app:
+        app.run({"text": words("x", "y", "z")}, outputs=["out"])
+        stages = app.status()["stages"]
+        assert stages["b"]["replicas"][0]["counters"] == {}
+        eventually(lambda: app.status()["stages"]["a"]["replicas"][0]["counters"] == {"a.answers": 3})
+
+
 def test_both_replicas_serve(app: App) -> None:
     if app.status()["launcher"] == "threads":
         pytest.skip("replicas in threads share one process id")

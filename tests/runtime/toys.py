@@ -60,6 +60,21 @@ class Echo:
         return answers.get(text, text.upper()) + self.requests[request].suffix
 
 
+class Counting(Echo):
+    """Counts the packets it answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers = 0
+
+    def counters(self) -> dict[str, int]:
+        return {"answers": self._answers}
+
+    def _answer(self, request: str, text: str) -> str:
+        self._answers += 1
+        return super()._answer(request, text)
+
+
 class Tagged(Echo):
     """Answers ``who?`` with its tag and which instance it is; where the file ``refuse_if`` is, it cannot start."""
 
