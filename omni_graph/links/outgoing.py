@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import zmq
 
+from omni_graph.files import require_files
 from omni_graph.frames import LinkId
 from omni_graph.links import wire
 from omni_graph.links.codec import Message
@@ -36,7 +37,8 @@ class Outgoing:
         keys: KeyPair | None = None,
         public_key: str = "",
     ) -> None:
-        """Start to connect, to who holds ``public_key`` where one is given. zmq.ZMQError when ``endpoint`` cannot be one."""
+        """Start to connect, to who holds ``public_key`` where one is given. zmq.ZMQError when ``endpoint`` cannot be one,
+        that or OSError when there are no files left: libzmq would not tell of one that its own thread could not open."""
         self.link = link
         self.endpoint = endpoint
         self.greeted = False
@@ -44,10 +46,15 @@ class Outgoing:
         self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
         if keys and public_key:
             keys.call(self.socket, public_key)
-        self.monitor = Monitor(context, self.socket, sum(ENDS))
         try:
-            self.socket.connect(endpoint)
+            self.monitor = Monitor(context, self.socket, sum(ENDS))
         except zmq.ZMQError:
+            self.socket.close(linger=0)
+            raise
+        try:
+            require_files(1)
+            self.socket.connect(endpoint)
+        except (zmq.ZMQError, OSError):
             self.close(linger_ms=0)
             raise
 

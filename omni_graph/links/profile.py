@@ -81,10 +81,15 @@ class Monitor:
     """The events of one socket, without a bound, so that libzmq's I/O thread never waits for us."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], watched: zmq.Socket[bytes], events: int) -> None:
+        """zmq.ZMQError when there are no files left for it; ``watched`` can be closed then."""
         self._watched = watched
         endpoint = f"inproc://monitor-{uuid4().hex}"
         watched.monitor(endpoint, events)
-        self.socket = open_socket(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
+        try:
+            self.socket = open_socket(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
+        except zmq.ZMQError:
+            watched.disable_monitor()
+            raise
         self.socket.connect(endpoint)
 
     def events(self) -> list[int]:

@@ -257,7 +257,7 @@ class ZmqLinks:
     def _open(self, link: LinkId) -> None:
         try:
             outgoing = self._connect(link)
-        except (LinkError, zmq.ZMQError) as error:
+        except (LinkError, zmq.ZMQError, OSError) as error:
             self._lose(link, LinkLost(f"no link to {link.peer}: {error}"))
             return
         self._outgoing[link] = outgoing

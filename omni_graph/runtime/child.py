@@ -18,6 +18,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from omni_graph.files import require_files
 from omni_graph.frames import Links
 from omni_graph.runtime.replica import ReplicaSpec, State
 from omni_graph.runtime.telling import for_log, one_line
@@ -42,7 +43,7 @@ def main(spec_json: str, pipe: Connection) -> None:
     log_to_file(spec)
     parent = _Parent(pipe)
     try:
-        worker = Worker(spec, make_links)
+        worker = Worker(spec, make_links, require_a_file)
     except Exception as error:
         logging.getLogger("omni_graph.worker").critical("could not start: %s", for_log(error))
         parent.tell(state=State.FAILED, detail=one_line(error))
@@ -72,6 +73,11 @@ def make_links(spec: ReplicaSpec, types: Mapping[int, type]) -> Links:
     from omni_graph.links.sockets import ZmqLinks
 
     return ZmqLinks(spec.name, spec.bind, types, spec.wiring, heartbeat=ONE_HOST)
+
+
+def require_a_file() -> None:
+    """OSError when there is none left: this process can have no new peer then, and another is to take its place."""
+    require_files(1)
 
 
 def log_to_file(spec: ReplicaSpec) -> None:

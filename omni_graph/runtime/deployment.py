@@ -134,7 +134,7 @@ class Deployment:
 
     def _stage_status(self, host: str, load: dict[str, int]) -> dict[str, Any]:
         assert self.replicas is not None
-        replicas = [self.replicas.status(one, load) for one in self.replicas.of(host) if one.handle is not None]
+        replicas = [self.replicas.status(one, load) for one in self.replicas.of(host)]
         return {"state": self.replicas.health(host), "replicas": replicas}
 
     def logs(self, stage: str | None, lines: int) -> dict[str, list[str]]:

@@ -20,10 +20,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 
+from omni_graph.files import require_files
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
 from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
 
+FILES = 16  # more than a start opens here, the pipes to the fork server with it
 SILENT_S = 3.0  # a process that serves beats every 0.1 s; one that is silent for longer is taken to be in a step
 
 
@@ -37,6 +39,7 @@ class ProcessHandle:
         self._beat, self._heard_at = Beat(), time.monotonic()
         self._changed = changed
         self._log = child.log_path(spec)
+        require_files(FILES)  # or none is opened: what a start that fails half-way has opened, nobody closes
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         self._process = context.Process(target=child.main, args=(spec.to_json(), theirs), name=spec.name, daemon=True)

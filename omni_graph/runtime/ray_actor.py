@@ -139,7 +139,7 @@ class ReplicaActor:
 
     def _run(self) -> None:
         try:
-            worker = Worker(self._spec, self._make_links)
+            worker = Worker(self._spec, self._make_links, child.require_a_file)
             self._worker = worker
             self._become(State.READY, address=worker.links.address)
             worker.run()

@@ -116,6 +116,9 @@ class RayHandle:
             except ProcessLookupError:
                 self._die("the process ended by itself")
                 return
+            except OSError as error:
+                self._die(f"its process cannot be watched from here: {error}")
+                return
             self._watch("until gone", self._until_gone)
         self._become(State.LOADING, f"on {home.address}")
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from omni_graph.errors import Code, LaunchError
 from omni_graph.runtime.gateway_loop import GatewayLoop
-from omni_graph.runtime.replica import ENDED, STARTING, Change, Handle, Launcher, ReplicaSpec, State
+from omni_graph.runtime.replica import ENDED, STARTING, Beat, Change, Handle, Launcher, ReplicaSpec, State
+from omni_graph.runtime.telling import one_line
 from omni_graph.supervision import Supervision
 
 log = logging.getLogger("omni_graph.supervisor")
@@ -44,6 +45,11 @@ class Replica:
     frozen_since: float | None = None
     going: bool = False
     detail: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its present life."""
+        return f"{self.host}/{self.index}.{self.life}"
 
 
 @dataclass(slots=True)
@@ -110,8 +116,12 @@ class Replicas:
         replica.life += 1
         replica.restart_at = replica.ready_since = None
         replica.state = State.LOADING
-        spec = replace(replica.spec, name=f"{replica.host}/{replica.index}.{replica.life}")
-        replica.handle = self._launcher.start(spec, lambda change: self._changed(replica, change))
+        replica.handle = None
+        spec = replace(replica.spec, name=replica.name)
+        try:
+            replica.handle = self._launcher.start(spec, lambda change: self._changed(replica, change))
+        except Exception as error:  # no files, no memory: a life that ended at once, and the supervisor goes on
+            self._changed(replica, Change(spec.name, State.FAILED, one_line(error)))
 
     def wait_ready(self, replicas: Sequence[Replica], timeout_s: float) -> None:
         """Until all are ready. Raises LaunchError as soon as one has ended, with its last log lines, or at the timeout."""
@@ -132,7 +142,7 @@ class Replicas:
         if self._on_change is not None:  # first, so that who waits for a state hears of it before the wait is over
             self._on_change(change)
         with self._changed_state:
-            current = replica.handle is None or replica.handle.spec.name == change.name
+            current = replica.name == change.name
             if current and not self._closed.is_set():
                 self._take_in(replica, change)
                 replica.state, replica.detail = change.state, change.detail
@@ -272,19 +282,18 @@ class Replicas:
             stop.join()
 
     def status(self, replica: Replica, load: dict[str, int]) -> dict[str, Any]:
-        """One replica, as ``app.status()`` gives it."""
+        """One replica, as ``app.status()`` gives it; ``pid`` 0 where its process could not even be started."""
         handle = replica.handle
-        assert handle is not None
-        name = handle.spec.name
+        beat = Beat() if handle is None else handle.beat
         return {
-            "id": name,
-            "pid": handle.pid,
+            "id": replica.name,
+            "pid": 0 if handle is None else handle.pid,
             "host": getattr(handle, "host", "localhost"),
             "state": "draining" if replica.going else str(replica.state),
-            "requests": load.get(name, 0),
-            "busy": round(handle.beat.busy_s, 3),
-            "queued_packets": handle.beat.queued_packets,
-            "counters": dict(handle.beat.counters),
+            "requests": load.get(replica.name, 0),
+            "busy": round(beat.busy_s, 3),
+            "queued_packets": beat.queued_packets,
+            "counters": dict(beat.counters),
             "restarts": replica.life,
             "revision": replica.revision,
         }
@@ -296,8 +305,6 @@ def _settled(replicas: Sequence[Replica]) -> bool:
 
 
 def _why(replica: Replica) -> str:
-    handle = replica.handle
-    assert handle is not None
-    tail = handle.log_tail()
-    lines = f"\nlast log lines of {handle.spec.name}:\n{tail}" if "Traceback" in tail else ""
-    return f"{handle.spec.name} could not start: {replica.detail}{lines}"
+    tail = "" if replica.handle is None else replica.handle.log_tail()
+    lines = f"\nlast log lines of {replica.name}:\n{tail}" if "Traceback" in tail else ""
+    return f"{replica.name} could not start: {replica.detail}{lines}"

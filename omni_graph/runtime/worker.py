@@ -29,10 +29,16 @@ MakeLinks = Callable[[ReplicaSpec, Mapping[int, type]], Links]
 
 
 class Worker:
-    """One replica, built; ``run`` returns when it is told to stop or the Gateway is gone."""
+    """One replica, built; ``run`` returns when it is told to stop or the Gateway is gone.
 
-    def __init__(self, spec: ReplicaSpec, make_links: MakeLinks) -> None:
+    ``require_fit`` is called now and then, and raises when there is no sense in going on.
+    """
+
+    def __init__(
+        self, spec: ReplicaSpec, make_links: MakeLinks, require_fit: Callable[[], None] = lambda: None
+    ) -> None:
         self.spec = spec
+        self._require_fit = require_fit
         set_threads(spec.threads)
         nodes = build_nodes(spec)
         set_threads(spec.threads)
@@ -59,7 +65,7 @@ class Worker:
         self.links.wake()
 
     def run(self) -> None:
-        """Serve until stopped. What a node raises as fatal comes out of here."""
+        """Serve until stopped. What a node raises as fatal, or ``require_fit``, comes out of here."""
         try:
             while not self._stopping:
                 self._receive(self._patience())
@@ -110,6 +116,7 @@ class Worker:
         if now - self._counted_at > COUNT_S:
             self._queued, self._counters = self.core.queued_packets, self.core.counters()
             self._counted_at, self._counted_step = now, self._steps
+            self._require_fit()
 
     def _step(self) -> None:
         if self.core.awake:
