@@ -1,7 +1,7 @@
 """The audio encoder stage: one block of mel (2 s) in, its token embeddings out. No state between blocks.
 
 Blocks of several requests share a call; each request's rows leave in its own order. Blocks restart convolution, positions
-and attention, so the packets together are the encoding of the whole clip.
+and attention, so the packets together are the encoding of the whole clip, and a block heard before has the rows it had.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
+from omni_graph.payload import Array
+from omni_nodes.embedding_cache import EmbeddingCache, content_key
 from omni_nodes.payloads import Embeddings, MelChunk
 from omni_nodes.preload import PRELOAD
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 class AudioEncoder:
     """Mel blocks to embeddings, by transformers' Qwen2_5OmniAudioEncoder. ``max_batch`` blocks share a call.
 
-    A tail too short for a token (1 or 2 frames) sends no packet.
+    ``cache_bytes`` of rows are kept by the content of their block (0: none). A tail too short for a token (1 or 2 frames)
+    sends no packet.
     """
 
     preload = PRELOAD
@@ -28,7 +31,14 @@ class AudioEncoder:
     features = In(MelChunk)
     embeds = Out(Embeddings)
 
-    def __init__(self, checkpoint: str, max_batch: int = 8, device: str = "auto", dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        max_batch: int = 8,
+        cache_bytes: int = 64 << 20,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> None:
         from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.weights import load_audio_encoder
@@ -36,6 +46,7 @@ class AudioEncoder:
         opened = open_checkpoint(checkpoint)
         self._model: AudioEncoderModel = AudioEncoderModel(load_audio_encoder(opened, device, dtype))
         self._max_batch = max_batch
+        self._cache = EmbeddingCache(cache_bytes)
 
     def open(self, request: str, params: NoParams) -> None:
         """Nothing is kept for a request."""
@@ -43,13 +54,18 @@ class AudioEncoder:
     def close(self, request: str) -> None:
         """Nothing was kept."""
 
+    def counters(self) -> dict[str, int]:
+        """How the cache does."""
+        return self._cache.counters()
+
     def step(self, inbox: Inbox, outbox: Outbox) -> bool:
         batch = self._gather(inbox, outbox)
         if batch:
-            encoded = self._model.encode([chunk.features for _, chunk in batch])
-            for (request, _), rows in zip(batch, encoded, strict=True):
+            keyed = [(block_key(chunk.features), chunk.features) for _, chunk in batch]
+            encoded = self._cache.encode(keyed, self._model.encode)
+            for (request, _), (key, _), rows in zip(batch, keyed, encoded, strict=True):
                 if len(rows):
-                    outbox.send(self.embeds, request, Embeddings(rows))
+                    outbox.send(self.embeds, request, Embeddings(rows, key))
         for request in inbox.drained(self.features):
             outbox.end(request)
         return any(outbox.room(self.embeds, request) > 0 for request in inbox.ready(self.features))
@@ -66,3 +82,8 @@ class AudioEncoder:
                 batch.append((request, inbox.take(self.features, request)))
                 taken[request] += 1
         return batch
+
+
+def block_key(features: Array) -> bytes:
+    """The content key of one block's rows."""
+    return content_key(f"mel {features.dtype} {features.shape}", [features])

@@ -13,8 +13,10 @@ from omni_graph.payload import Array, max_packet_bytes, packet_bytes
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Embeddings, MelChunk, Patches
 from omni_nodes.qwen2_5_omni.audio_encoder import AudioEncoder
+from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
 from omni_nodes.qwen2_5_omni.layout import audio_tokens
 from omni_nodes.qwen2_5_omni.vision_encoder import VisionEncoder, packets
+from omni_nodes.qwen2_5_omni.vision_encoder_model import VisionEncoderModel
 
 BLOCK = 200
 
@@ -93,6 +95,45 @@ def test_a_request_without_room_keeps_its_blocks_and_holds_up_nobody(reference):
     )
 
 
+@pytest.fixture
+def blocks_encoded(monkeypatch) -> list[int]:
+    """The blocks in each call of the audio tower, as they come."""
+    sizes: list[int] = []
+    encode = AudioEncoderModel.encode
+    monkeypatch.setattr(
+        AudioEncoderModel, "encode", lambda m, blocks: (sizes.append(len(blocks)), encode(m, blocks))[1]
+    )
+    return sizes
+
+
+def test_sound_heard_before_is_not_encoded_again(reference, blocks_encoded):
+    """A session's next turn brings the same clip; what follows it is new. Rows are the same bits as the first time."""
+    node = AudioEncoder(str(reference.folder), device="cpu")
+    clip = mel_of(600)
+    (first,) = run_node(node, {"r": {"features": blocks_of(clip)}})["r"].values()
+    longer = np.concatenate([clip, mel_of(57, 1)], axis=1)
+    (second,) = run_node(node, {"s": {"features": blocks_of(longer)}})["s"].values()
+    assert second[:3] == first
+    assert sum(blocks_encoded) == 4
+    assert node.counters()["cache_hits"] == 3
+    assert node.counters()["cache_misses"] == 4
+    assert len({packet.content_key for packet in second}) == 4
+
+
+def test_without_a_cache_everything_is_encoded_and_is_the_same(reference, blocks_encoded):
+    inputs = {request: {"features": blocks_of(mel_of(457))} for request in "ab"}
+    cached = run_node(AudioEncoder(str(reference.folder), device="cpu"), inputs)
+    node = AudioEncoder(str(reference.folder), cache_bytes=0, device="cpu")
+    blocks_encoded.clear()
+    plain = run_node(node, inputs)
+    assert sum(blocks_encoded) == 6
+    assert not any(node.counters().values())
+    for request in "ab":
+        ours, theirs = cached[request]["embeds"], plain[request]["embeds"]
+        assert [packet.content_key for packet in ours] == [packet.content_key for packet in theirs]
+        np.testing.assert_allclose(joined(ours), joined(theirs), atol=1e-5, rtol=0)
+
+
 def test_bfloat16_rows_travel_as_bfloat16(reference):
     node = AudioEncoder(str(reference.folder), device="cpu", dtype="bfloat16")
     (packet,) = run_node(node, {"r": {"features": blocks_of(mel_of(100))}})["r"]["embeds"]
@@ -152,11 +193,98 @@ def test_pictures_of_several_requests_share_a_call(reference, max_batch):
     assert not node._streams
 
 
+@pytest.fixture
+def patches_encoded(monkeypatch) -> list[list[int]]:
+    """The patches of each picture in each call of the vision tower, as they come."""
+    calls: list[list[int]] = []
+    encode = VisionEncoderModel.encode
+
+    def spy(model, pictures):
+        if pictures:
+            calls.append([sum(map(len, pieces)) for _, pieces in pictures])
+        return encode(model, pictures)
+
+    monkeypatch.setattr(VisionEncoderModel, "encode", spy)
+    return calls
+
+
+def test_a_picture_is_encoded_once_for_all_who_bring_it(reference, patches_encoded):
+    """Two bring it at once, in pieces of their own; one later. All get the same bits; a different picture does not."""
+    grids = [(1, 16, 22)]
+    same, other = pixels_of(grids), pixels_of(grids, 1)
+    node = VisionEncoder(str(reference.folder), device="cpu")
+    inputs = {
+        "a": {"patches": pieces_of(same, grids)},
+        "b": {"patches": pieces_of(same, grids, 7)},
+        "c": {"patches": pieces_of(other, grids)},
+    }
+    got = run_node(node, inputs, windows={"patches": 64})
+    later = run_node(node, {"d": inputs["a"]})["d"]["embeds"]
+    assert got["a"]["embeds"] == got["b"]["embeds"] == later
+    assert [p.content_key for p in got["c"]["embeds"]] != [p.content_key for p in later]
+    assert [size for call in patches_encoded for size in call] == [16 * 22] * 2
+    assert (node.counters()["cache_hits"], node.counters()["cache_misses"]) == (2, 2)
+    np.testing.assert_allclose(joined(later), encode_pictures(reference, same, grids), atol=1e-5, rtol=0)
+
+
+def test_the_same_patches_in_another_grid_are_another_picture(reference):
+    pixels = pixels_of([(1, 4, 6)])
+    node = VisionEncoder(str(reference.folder), device="cpu")
+    got = {
+        grid: run_node(node, {"r": {"patches": pieces_of(pixels, [grid])}})["r"]["embeds"]
+        for grid in ((1, 4, 6), (1, 6, 4))
+    }
+    for grid, sent in got.items():
+        np.testing.assert_allclose(joined(sent), encode_pictures(reference, pixels, [grid]), atol=1e-5, rtol=0)
+
+
+def test_a_small_cache_forgets_and_encodes_again_to_the_same_rows(reference, patches_encoded):
+    grids = [(1, 4, 6)]
+    pictures = [pixels_of(grids, seed) for seed in range(3)]
+    node = VisionEncoder(str(reference.folder), cache_bytes=6000, device="cpu")  # room for 2 of 6 rows of 256 bytes
+    for _ in range(2):
+        for pixels in pictures:
+            (sent,) = run_node(node, {"r": {"patches": pieces_of(pixels, grids)}})["r"].values()
+            np.testing.assert_allclose(joined(sent), encode_pictures(reference, pixels, grids), atol=1e-5, rtol=0)
+            assert node.counters()["cache_bytes"] <= 6000
+    assert len(patches_encoded) == 6
+    assert node.counters()["cache_evicted"] == 4
+
+
+def test_a_call_of_large_pictures_is_cut(reference, patches_encoded):
+    """No more patches than ``max_patches`` together, so that a slice stays short; none waits behind a later one."""
+    pictures = {f"r{i}": (pixels_of([grid], i), [grid]) for i, grid in enumerate(GRIDS)}
+    node = VisionEncoder(str(reference.folder), max_batch=8, max_patches=48, device="cpu")
+    inputs = {request: {"patches": pieces_of(*picture)} for request, picture in pictures.items()}
+    got = run_node(node, inputs, windows={"patches": 16})
+    assert patches_encoded == [[24, 20], [1020], [4], [352]]
+    for request, (pixels, grids) in pictures.items():
+        wanted = encode_pictures(reference, pixels, grids)
+        np.testing.assert_allclose(joined(got[request]["embeds"]), wanted, atol=1e-5, rtol=0)
+    assert not node._waiting
+
+
+def test_a_cancelled_request_leaves_no_picture(reference, patches_encoded):
+    grids = [(1, 4, 6)]
+    node = VisionEncoder(str(reference.folder), max_patches=24, device="cpu")
+    run = NodeRun(node)
+    for seed, request in enumerate("ab"):
+        run.open(request, {"patches": pieces_of(pixels_of(grids, seed), grids)})
+    while not patches_encoded:
+        run.move()
+    assert set(node._waiting) == {"b"}
+    run.close("b")
+    assert not node._waiting
+    run.run()
+    assert patches_encoded == [[24]]
+
+
 def test_rows_fill_packets_and_none_is_too_large():
-    sent = packets(Array.of(np.arange(200 * 3584, dtype=np.float32).reshape(200, 3584)))
+    sent = packets(Array.of(np.arange(200 * 3584, dtype=np.float32).reshape(200, 3584)), b"picture")
     assert [len(packet.values) for packet in sent] == [73, 73, 54]
     assert max(map(packet_bytes, sent)) <= max_packet_bytes(Embeddings)
     np.testing.assert_array_equal(joined(sent).ravel(), np.arange(200 * 3584))
+    assert [packet.content_key for packet in sent] == [b"picture" + row.to_bytes(4, "big") for row in (0, 73, 146)]
 
 
 def test_nothing_is_taken_while_rows_wait_for_room(reference, monkeypatch):
@@ -191,11 +319,13 @@ def test_nothing_is_taken_while_rows_wait_for_room(reference, monkeypatch):
         ),
     ],
 )
-def test_a_picture_whose_pieces_do_not_agree_fails_its_request_alone(reference, patches, message):
-    grids = [(1, 4, 6)]
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_a_picture_whose_pieces_do_not_agree_fails_its_request_alone(reference, patches, message, order):
+    grids = [(1, 4, 6), (1, 2, 2)]
+    inputs = {"bad": patches, "good": pieces_of(pixels_of(grids), grids)}
     run = NodeRun(VisionEncoder(str(reference.folder), device="cpu"))
-    run.open("bad", {"patches": patches})
-    run.open("good", {"patches": pieces_of(pixels_of(grids), grids)})
+    for request in order:
+        run.open(request, {"patches": inputs[request]})
     run.run()
     assert set(run.errors) == {"bad"}
     error: RequestError = run.errors["bad"]
