@@ -1,7 +1,8 @@
 """The interleaver: the prompt's layout and the encoders' rows become prompt segments with their TMRoPE positions.
 
 It holds no weights: text stays ids. A segment leaves as soon as its own rows are there, so the Thinker can begin while a
-later picture is still being encoded. Where packets are cut depends on the layout alone, never on arrival.
+later picture is still being encoded. Where packets are cut depends on the layout alone, never on arrival. A packet's
+content key digests the encoders' keys of exactly the rows that it carries.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Interleaver:
         assert segment is not None
         if segment.kind == "text":
             count = min(len(segment.token_ids) - prompt.done, rows_in_packet(0))
-            return self._cut(prompt, segment, Array.empty(0, 0), count)
+            return self._cut(prompt, segment, Embeddings(Array.empty(0, 0)), count)
         rows = prompt.audio if segment.kind == "audio" else prompt.vision
         port = self.audio if segment.kind == "audio" else self.vision
         while (count := self._wanted(segment, prompt, rows)) > len(rows):
@@ -116,7 +117,7 @@ class Interleaver:
             return 1
         return min(len(segment.token_ids) - prompt.done, rows_in_packet(rows.row_bytes))
 
-    def _cut(self, prompt: _Prompt, segment: LayoutSegment, embeddings: Array, count: int) -> PromptSegment:
+    def _cut(self, prompt: _Prompt, segment: LayoutSegment, rows: Embeddings, count: int) -> PromptSegment:
         assert prompt.positions is not None
         start, end = prompt.done, prompt.done + count
         finished = end == len(segment.token_ids)
@@ -125,9 +126,10 @@ class Interleaver:
             positions=Array.of(prompt.positions.values[:, start:end]),
             modality=segment.kind,
             role=segment.role,
-            embeddings=embeddings,
+            embeddings=rows.values,
             next_position=prompt.rope.next_position,
             last=segment.last and finished,
+            content_key=rows.content_key,
         )
         prompt.done = end
         if finished:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from omni_graph.payload import Array, max_packet_bytes, packet_bytes
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Embeddings, LayoutSegment, PromptSegment
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
+from omni_nodes.qwen2_5_omni.embedding_rows import EmbeddingRows
 from omni_nodes.qwen2_5_omni.interleaver import Interleaver
 from omni_nodes.qwen2_5_omni.layout import AudioSpan, ImageSpan, Run, Span, VideoSpan, lay_out
 from omni_nodes.qwen2_5_omni.settings import MediaTokens
@@ -95,6 +98,65 @@ def test_packets_do_not_depend_on_arrival(node, tokens, window):
         got = run_node(node, {"a": split, "b": inputs}, windows=windows, rng=random.Random(seed))
         assert got["a"]["prompt"] == wanted
         assert got["b"]["prompt"] == wanted
+
+
+def keyed(inputs: dict[str, list], changed: tuple[str, int] = ("", 0), key: bytes = b"other") -> dict[str, list]:
+    """The encoders' packets, each with a key of its own; ``key`` for number k of the port in ``changed``."""
+    return inputs | {
+        port: [
+            replace(packet, content_key=key if (port, number) == changed else f"{port} {number}".encode())
+            for number, packet in enumerate(inputs[port])
+        ]
+        for port in ("audio", "vision")
+    }
+
+
+def rows_carried(packet: PromptSegment) -> set[int]:
+    """The numbers of the rows in a packet: below 10,000 those of audio."""
+    return set(packet.embeddings.values[:, 0].astype(int)) if len(packet.embeddings) else set()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_content_keys_do_not_depend_on_arrival_nor_on_other_requests(node, tokens, seed):
+    inputs = keyed(inputs_of(tokens, SPANS))
+    wanted = [packet.content_key for packet in run_node(node, {"r": inputs})["r"]["prompt"]]
+    others = keyed(inputs_of(tokens, SPANS), ("vision", 0))
+    windows = {"layout": 2, "audio": 1 + seed, "vision": 3, "prompt": 1 + seed}
+    got = run_node(node, {"other": others, "r": inputs}, windows=windows, rng=random.Random(seed))
+    assert [packet.content_key for packet in got["r"]["prompt"]] == wanted
+    media = [key for key, packet in zip(wanted, got["r"]["prompt"], strict=True) if packet.modality != "text"]
+    assert len(set(media)) == len(media) and all(len(key) == 16 for key in media)
+    assert all(not packet.content_key for packet in got["r"]["prompt"] if packet.modality == "text")
+
+
+@pytest.mark.parametrize("changed", [("audio", 0), ("audio", 2), ("vision", 0), ("vision", 4)])
+@pytest.mark.parametrize("key", [b"other", b""])
+def test_a_content_key_is_of_the_rows_carried_and_of_no_others(node, tokens, changed, key):
+    """A changed packet changes the keys of the segments that carry rows of it; one without a key leaves them none."""
+    inputs = inputs_of(tokens, SPANS)
+    port, number = changed
+    first = 50 * number + (10_000 if port == "vision" else 0)
+    rows = set(range(first, first + len(inputs[port][number].values)))
+    plain = run_node(node, {"r": keyed(inputs)})["r"]["prompt"]
+    touched = 0
+    for ours, theirs in zip_longest(run_node(node, {"r": keyed(inputs, changed, key)})["r"]["prompt"], plain):
+        if rows & rows_carried(ours):
+            touched += 1
+            assert ours.content_key != theirs.content_key
+            assert bool(ours.content_key) == bool(key)
+        else:
+            assert ours.content_key == theirs.content_key
+    assert touched
+
+
+def test_other_rows_of_the_same_packet_have_another_key():
+    def taken(*counts: int) -> list[bytes]:
+        rows = EmbeddingRows()
+        rows.push(Embeddings(Array.empty(6, 2), b"picture"))
+        return [rows.take(count).content_key for count in counts]
+
+    assert taken(3, 3) == taken(3, 3)
+    assert len({*taken(3, 3), *taken(6), *taken(2, 4)}) == 5
 
 
 def test_segments_leave_before_later_rows_have_come(node, tokens):
