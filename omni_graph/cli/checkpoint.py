@@ -1,4 +1,4 @@
-"""``omni-graph checkpoint tiny``: tiny random checkpoints in a family's real file layout, for trying things out."""
+"""``omni-graph checkpoint``: random checkpoints in a family's real file layout, tiny to try things out, or to measure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import typer
 from omni_graph.cli.stopping import INTERRUPTED, stoppable
 from omni_graph.errors import OmniGraphError
 
-GROUP = "omni_graph.tiny_checkpoints"
+TINY, BENCH = "omni_graph.tiny_checkpoints", "omni_graph.bench_checkpoints"  # entry points: build(folder, seed=...)
+
+Family = Annotated[str, typer.Argument(metavar="FAMILY", help="A model family, such as qwen2_5_omni.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; must not exist yet.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="The weights are a function of it.")]
 
 checkpoint = typer.Typer(add_completion=False, no_args_is_help=True, help="Make checkpoints.", rich_markup_mode=None)
 
@@ -22,13 +26,19 @@ def _checkpoint() -> None:
 
 
 @checkpoint.command()
-def tiny(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A model family, such as qwen2_5_omni.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; must not exist yet.")],
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="The weights are a function of it.")] = 0,
-) -> None:
+def tiny(family: Family, folder: Folder, seed: Seed = 0) -> None:
     """Write a tiny random checkpoint in the family's real layout; transformers loads it too."""
-    builders = {one.name: one for one in entry_points(group=GROUP)}
+    _build(TINY, family, folder, seed)
+
+
+@checkpoint.command()
+def bench(family: Family, folder: Folder, seed: Seed = 0) -> None:
+    """The same, large enough that compute dominates: what the benchmarks measure."""
+    _build(BENCH, family, folder, seed)
+
+
+def _build(group: str, family: str, folder: Path, seed: int) -> None:
+    builders = {one.name: one for one in entry_points(group=group)}
     if family not in builders:
         raise typer.BadParameter(f"no family {family!r}; there are: {', '.join(sorted(builders)) or 'none'}")
     try:

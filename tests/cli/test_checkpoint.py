@@ -42,10 +42,18 @@ def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixtur
     assert ran.err == f"omni-graph: {tmp_path}/file/tiny: cannot be written: File exists\n"
 
 
-def test_an_unknown_family_is_a_usage_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    ran = command(capsys, "checkpoint", "tiny", "gpt2", str(tmp_path / "tiny"))
+@pytest.mark.parametrize("size", ["tiny", "bench"])
+def test_an_unknown_family_is_a_usage_error(size: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ran = command(capsys, "checkpoint", size, "gpt2", str(tmp_path / size))
     assert (ran.code, ran.out) == (2, "")
     assert "no family 'gpt2'; there are: qwen2_5_omni" in ran.err
+
+
+def test_a_bench_checkpoint_is_not_written_over_what_is_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ran = command(capsys, "checkpoint", "bench", "qwen2_5_omni", str(tmp_path))
+    assert (ran.code, ran.err) == (1, f"omni-graph: {tmp_path}: exists; a checkpoint is built into a new folder\n")
 
 
 def test_a_signal_leaves_no_half_of_one(tmp_path: Path) -> None:

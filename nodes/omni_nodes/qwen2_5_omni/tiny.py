@@ -1,4 +1,4 @@
-"""Builds tiny Qwen2.5-Omni checkpoints with random weights, in the published file layout, offline, in a few seconds.
+"""Builds Qwen2.5-Omni checkpoints with random weights, in the published file layout, offline: tiny ones, and one to measure.
 
 They are real checkpoints: every stage, transformers included, loads them by the same code as the published ones. Weights
 are fan-in scaled so that a wrong tensor shows; random models never end a reply, except in the shape ``stopping``.
@@ -19,19 +19,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
+from omni_nodes.qwen2_5_omni import bench_config
 from omni_nodes.qwen2_5_omni.quiet import no_progress_bars, no_token_id_warning
 from omni_nodes.qwen2_5_omni.tiny_config import (
     CODEC_END,
     CODEC_PAD,
     MEL,
     PATCHES,
-    SPEAKER_BOS,
     TTS_TEXT_PAD,
     published_config,
+    speaker_bos,
 )
 from omni_nodes.qwen2_5_omni.tiny_tokenizer import CHAT_TEMPLATE, build_tokenizer
 
-SHAPES = ("default", "odd", "stopping")
+SHAPES = ("default", "odd", "stopping", "bench")
 
 
 def build_tiny(folder: Path, seed: int = 0, shape: str = "default") -> None:
@@ -39,7 +40,7 @@ def build_tiny(folder: Path, seed: int = 0, shape: str = "default") -> None:
 
     ``default`` is written as transformers 5 saves (one file); ``odd`` has uneven head counts, other layer patterns and a
     DiT block of 12 frames, and is written as on the hub (older config keys, shards with an index); ``stopping`` is the
-    default shape whose Thinker and Talker end by themselves. Raises ValueError for any other shape.
+    default shape whose Thinker and Talker end by themselves; ``bench`` is large. Raises ValueError for any other shape.
     """
     if shape not in SHAPES:
         raise ValueError(f"no tiny checkpoint of shape {shape!r}; allowed: {', '.join(SHAPES)}")
@@ -57,15 +58,23 @@ def build_tiny(folder: Path, seed: int = 0, shape: str = "default") -> None:
         raise
 
 
+def build_bench(folder: Path, seed: int = 0) -> None:
+    """Write a checkpoint of some 320 M parameters (1.2 GiB) to ``folder``: large enough that compute dominates."""
+    build_tiny(folder, seed, "bench")
+
+
 def _write(folder: Path, seed: int, shape: str) -> None:
-    tokenizer = build_tokenizer()
+    bench = shape == "bench"
+    tokenizer = build_tokenizer(bench_config.VOCABULARY, bench_config.corpus()) if bench else build_tokenizer()
     config = published_config(tokenizer, shape)
     _write_json(folder / "config.json", config)
     generator = torch.Generator().manual_seed(seed)
     model = _random_model(Qwen2_5OmniConfig.from_pretrained(folder), generator)
     end = _end_by_itself if shape == "stopping" else _never_end
     end(model)
-    torch.save(_speakers(config["token2wav_config"]["dit_config"], generator), folder / "spk_dict.pt")
+    if bench:
+        _hear_the_last_token(model)
+    torch.save(_speakers(shape, config["token2wav_config"]["dit_config"], generator), folder / "spk_dict.pt")
     if shape == "odd":
         _save_as_on_hub(folder, model, config, tokenizer)
     else:
@@ -136,7 +145,8 @@ def _spread(module: nn.Module, name: str, noise: torch.Tensor) -> torch.Tensor:
 def _never_end(model: Qwen2_5OmniForConditionalGeneration) -> None:
     """Score every end of reply and speech 0, which random logits always beat."""
     model.thinker.lm_head.weight[model.config.thinker_config.eos_token_id] = 0
-    model.talker.codec_head.weight[[CODEC_PAD, CODEC_END]] = 0
+    talker = model.config.talker_config
+    model.talker.codec_head.weight[[talker.tts_codec_pad_token_id, talker.tts_codec_end_token_id]] = 0
 
 
 @torch.no_grad()
@@ -150,14 +160,20 @@ def _end_by_itself(model: Qwen2_5OmniForConditionalGeneration) -> None:
     model.talker.codec_head.weight[CODEC_END] = silence / silence.norm() * 0.6
 
 
-def _speakers(dit: dict[str, Any], generator: torch.Generator) -> dict[str, dict[str, Any]]:
+@torch.no_grad()
+def _hear_the_last_token(model: Qwen2_5OmniForConditionalGeneration) -> None:
+    """Let embeddings outweigh what many layers of noise add: or greedy text says one token for ever."""
+    model.thinker.get_input_embeddings().weight.mul_(4)
+
+
+def _speakers(shape: str, dit: dict[str, Any], generator: torch.Generator) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "bos_token": bos,
             "cond": torch.randn(1, dit["enc_emb_dim"], generator=generator),
             "ref_mel": torch.randn(1, frames, dit["mel_dim"], generator=generator),
         }
-        for (name, bos), frames in zip(SPEAKER_BOS.items(), (60, 44), strict=True)
+        for (name, bos), frames in zip(speaker_bos(shape).items(), (60, 44), strict=True)
     }
 
 

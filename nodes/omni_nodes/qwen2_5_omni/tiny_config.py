@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from omni_nodes.qwen2_5_omni import bench_config
+
 # Text ids above the tokenizer's, and codec ids above the DiT's: as published, 151859.. and 8292..
 TTS_TEXT_PAD, TTS_TEXT_START, TTS_TEXT_END = 400, 401, 402
 SPEAKER_BOS = {"Chelsie": 405, "Ethan": 408}
@@ -76,12 +78,19 @@ _ODD: dict[str, Any] = {
 }
 
 
+_SHAPES: dict[str, dict[str, Any]] = {"odd": _ODD, "bench": bench_config.BENCH}
+
+
 def published_config(tokenizer: PreTrainedTokenizerFast, shape: str) -> dict[str, Any]:
     """config.json with the hub's keys (rope_scaling, rope_theta, torch_dtype) and this tokenizer's ids."""
     config = _default_config(tokenizer)
-    if shape == "odd":
-        _override(config, _ODD)
+    _override(config, _SHAPES.get(shape, {}))
     return config
+
+
+def speaker_bos(shape: str) -> dict[str, int]:
+    """{voice: the text id that its speech begins with}."""
+    return bench_config.SPEAKER_BOS if shape == "bench" else SPEAKER_BOS
 
 
 def _default_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

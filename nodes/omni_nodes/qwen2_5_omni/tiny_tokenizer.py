@@ -1,10 +1,12 @@
-"""The tokenizer and chat template of the tiny checkpoints: byte-level BPE with Qwen2.5-Omni's own special tokens.
+"""The tokenizer and chat template of the random checkpoints: byte-level BPE with Qwen2.5-Omni's own special tokens.
 
 Every byte is a token, so every text round-trips; ``user`` and ``assistant`` are single tokens, as in the published
 vocabulary. The template has the published one's structure: a medium becomes its three marker tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -79,14 +81,14 @@ _CORPUS = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tiny tokenizer: ids 0..319 text, 320..333 the special tokens."""
+def build_tokenizer(vocabulary: int = BASE_VOCABULARY, more_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """``vocabulary`` text ids, trained on a few English words and on ``more_words``; the special tokens' ids follow."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=BASE_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(_CORPUS * 50, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((*_CORPUS * 50, *more_words), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

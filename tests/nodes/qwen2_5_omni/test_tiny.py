@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni_nodes.qwen2_5_omni import tiny
+from omni_nodes.qwen2_5_omni import tiny, tiny_config
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 from tests.nodes.qwen2_5_omni.reference import Reference
 
@@ -109,7 +109,7 @@ def test_special_ids_lie_apart_as_published(tiny_folder: Path) -> None:
     settings = open_checkpoint(str(tiny_folder)).settings
     tokenizer = len(AutoTokenizer.from_pretrained(tiny_folder))
     talker = settings.talker
-    texts = {talker.text_pad, talker.text_start, talker.text_end, *tiny.SPEAKER_BOS.values()}
+    texts = {talker.text_pad, talker.text_start, talker.text_end, *tiny_config.SPEAKER_BOS.values()}
     assert all(tokenizer <= token < settings.thinker.vocab_size for token in texts)
     codes = {talker.codec_pad, talker.codec_start, talker.codec_end, talker.codec_mask}
     assert all(settings.codec.codes <= code < talker.decoder.vocab_size for code in codes)
