@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from omni_nodes.engine.kv import KVShape, Pack, PagedKV, Span
 from omni_nodes.engine.sequence import Rows
+from omni_nodes.linears import pack_linears
 
 ATTENTION = "omni_packed"
 
@@ -69,14 +70,17 @@ def kv_shape(decoder: torch.nn.Module) -> KVShape:
 
 
 class Runner:
-    """Runs a decoder (a transformers text model that takes ``inputs_embeds`` and (3, 1, n) ``position_ids``)."""
+    """Runs a decoder (a transformers text model that takes ``inputs_embeds`` and (3, 1, n) ``position_ids``).
+
+    The decoder is its own from then on: its linear layers are packed in place (omni_nodes.linears).
+    """
 
     def __init__(
         self, decoder: torch.nn.Module, kv: PagedKV, project: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
         AttentionInterface.register(ATTENTION, packed_attention)
         decoder.config._attn_implementation = ATTENTION  # type: ignore[union-attr]
-        self._decoder = decoder
+        self._decoder = pack_linears(decoder)
         self._project = project
         self._kv = kv
 

@@ -9,6 +9,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 
 from omni_graph.errors import NodeError
 from omni_graph.payload import Array
+from omni_nodes.linears import pack_linears
 from omni_nodes.qwen2_5_omni.layout import audio_tokens
 from omni_nodes.tensors import from_tensor, to_tensor
 
@@ -19,8 +20,8 @@ class AudioEncoderModel:
     def __init__(self, encoder: Qwen2_5OmniAudioEncoder) -> None:
         if encoder.n_window % 2:
             raise NodeError(f"n_window is {encoder.n_window}; an odd one pools across blocks, which cannot be streamed")
-        self._encoder = encoder
         self._device = encoder.proj.weight.device
+        self._encoder = pack_linears(encoder)
 
     @torch.inference_mode()
     def encode(self, blocks: Sequence[Array]) -> list[Array]:

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
+from omni_nodes.linears import pack_linears
 from omni_nodes.qwen2_5_omni.block_attention import Layout, Reach, attend, lay_out
 from omni_nodes.qwen2_5_omni.flow_matching import Noise, Trajectory, evaluation_times
 
@@ -81,6 +82,7 @@ class CodecDiTModel:
             self._modulations = [block.attn_norm.linear(functional.silu(time)) for block in dit.transformer_blocks]
             self._last_modulation = dit.norm_out.linear(functional.silu(time))
             self._speakers = {name: self._speaker_terms(voice) for name, voice in voices.items()}
+        pack_linears(dit, keep={"input_embed.proj"})
 
     @property
     def voices(self) -> tuple[str, ...]:

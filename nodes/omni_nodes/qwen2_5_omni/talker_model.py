@@ -13,10 +13,12 @@ import torch
 
 from omni_graph.errors import Code, RequestError
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
+from omni_nodes.engine.prefix import state_identity
 from omni_nodes.engine.sampler import Sampler
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
 from omni_nodes.engine.sequence import Rows
+from omni_nodes.linears import pack_linears
 from omni_nodes.payloads import PromptStates, Thought
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint
 from omni_nodes.qwen2_5_omni.weights import Speaker, TalkerModules, embedding_rows
@@ -57,9 +59,9 @@ class TalkerModel:
         self, modules: TalkerModules, checkpoint: Checkpoint, speakers: Mapping[str, Speaker], limits: EngineLimits
     ) -> None:
         self._embed = modules.embedding
-        self._codec_head = modules.codec_head
+        self._codec_head = pack_linears(modules.codec_head)
         self._settings = checkpoint.settings.talker
-        self._engine = Engine(modules.decoder, limits, modules.projection)
+        self._engine = Engine(modules.decoder, limits, pack_linears(modules.projection))
         self._requests: dict[str, _Speech] = {}
         self._device, self._dtype = self._embed.weight.device, self._embed.weight.dtype
         self._suppressed = self._mask(checkpoint.settings.suppressed_codes)
@@ -76,8 +78,12 @@ class TalkerModel:
 
     @property
     def free_blocks(self) -> int:
-        """KV blocks nobody holds."""
+        """KV blocks nobody holds; the prefix cache may still find some of them."""
         return self._engine.kv.pool.free
+
+    def counters(self) -> dict[str, int]:
+        """Of the prefix cache and of preemptions."""
+        return self._engine.counters()
 
     def open(self, request: str, sampling: SamplingParams, speaker: str) -> None:
         """Begin a request with no prompt yet; ``speaker`` is a key of the speakers."""
@@ -99,7 +105,7 @@ class TalkerModel:
         self._engine.close(request)
 
     def waiting(self, request: str) -> int:
-        """Rows fed and not yet computed."""
+        """Rows fed and not in the KV."""
         return self._engine.waiting(request)
 
     def feed_prompt(self, request: str, packet: PromptStates) -> None:
@@ -109,7 +115,8 @@ class TalkerModel:
         state.prompt += len(rows)
         state.next_position = packet.next_position
         reply = BEGINNING + min(state.sampler.params.max_tokens, self.speech_left(state.prompt))
-        self._engine.feed(request, Rows(rows, to_tensor(packet.positions, self._device)), reply=reply)
+        identity = state_identity(packet.states.values, packet.positions.values) if self._engine.prefix_cache else b""
+        self._engine.feed(request, Rows(rows, to_tensor(packet.positions, self._device), identity), reply=reply)
 
     @torch.inference_mode()
     def begin(self, request: str, thought: Thought) -> None:
@@ -133,10 +140,6 @@ class TalkerModel:
     def plan(self, room: Mapping[str, int]) -> Plan:
         """Who advances; ``room`` is how many rows each request may compute."""
         return self._engine.plan(room)
-
-    def check(self, plan: Plan) -> None:
-        """Raises RequestError for the request that the plan gives up for want of KV."""
-        self._engine.check(plan)
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Prediction]:

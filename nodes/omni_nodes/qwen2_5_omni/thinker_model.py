@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.payload import max_packet_bytes
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
+from omni_nodes.engine.prefix import media_identity, text_identity
 from omni_nodes.engine.sampler import Sampler
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
 from omni_nodes.engine.sequence import Rows
+from omni_nodes.linears import pack_linears
 from omni_nodes.payloads import PromptSegment, PromptStates, Thought
 from omni_nodes.qwen2_5_omni.state_packets import StatePackets
 from omni_nodes.qwen2_5_omni.weights import ThinkerModules
@@ -60,8 +63,8 @@ class ThinkerModel:
 
     def __init__(self, modules: ThinkerModules, limits: EngineLimits) -> None:
         self._embed = modules.decoder.embed_tokens
-        self._lm_head = modules.lm_head
-        self._engine = Engine(modules.decoder, limits)
+        self._lm_head = pack_linears(modules.lm_head)
+        self._engine = Engine(modules.decoder, limits, keep_hidden=True)
         self._requests: dict[str, _Prompted] = {}
         self.vocabulary, self.hidden_size = self._embed.weight.shape
         row_bytes = self.hidden_size * self._embed.weight.dtype.itemsize + POSITION_BYTES
@@ -74,8 +77,12 @@ class ThinkerModel:
 
     @property
     def free_blocks(self) -> int:
-        """KV blocks nobody holds."""
+        """KV blocks nobody holds; the prefix cache may still find some of them."""
         return self._engine.kv.pool.free
+
+    def counters(self) -> dict[str, int]:
+        """Of the prefix cache and of preemptions."""
+        return self._engine.counters()
 
     def open(self, request: str, sampling: SamplingParams) -> None:
         """Begin a request with no prompt yet."""
@@ -98,12 +105,12 @@ class ThinkerModel:
         self._engine.close(request)
 
     def waiting(self, request: str) -> int:
-        """Rows fed and not yet computed."""
+        """Rows fed and not in the KV."""
         return self._engine.waiting(request)
 
     def prompt_rows_within(self, request: str, packets: int) -> int:
         """How many waiting prompt rows may be computed when so many packets of states may be sent."""
-        return self._requests[request].packets.rows_within(packets, self._engine.computed(request))
+        return self._requests[request].packets.rows_within(packets, self._engine.handed(request))
 
     @torch.inference_mode()
     def feed_prompt(self, request: str, segment: PromptSegment) -> None:
@@ -123,7 +130,7 @@ class ThinkerModel:
         if state.sampler.seen is not None:
             state.sampler.seen[ids] = True
         reply = min(state.sampler.params.max_tokens, self.capacity - len(state.media))
-        self._engine.feed(request, Rows(rows, to_tensor(segment.positions, device)), reply=reply)
+        self._engine.feed(request, Rows(rows, to_tensor(segment.positions, device), _identity(segment)), reply=reply)
 
     @torch.inference_mode()
     def feed_reply(self, request: str) -> None:
@@ -135,18 +142,16 @@ class ThinkerModel:
         tokens = [state.tokens[-1], *state.sampler.forced]
         if state.sampler.forced:
             tokens.pop()
-        device, first = self._embed.weight.device, state.next_position + state.fed
-        positions = torch.arange(first, first + len(tokens), device=device).expand(3, -1)
-        self._engine.feed(request, Rows(self._embed(torch.tensor(tokens, device=device)), positions))
+        device, first, ids = self._embed.weight.device, state.next_position + state.fed, np.array(tokens)
+        positions = np.tile(np.arange(first, first + len(tokens)), (3, 1))
+        rows = self._embed(torch.from_numpy(ids).to(device))
+        identity = text_identity(ids, positions)
+        self._engine.feed(request, Rows(rows, torch.from_numpy(positions).to(device), identity))
         state.fed += len(tokens)
 
     def plan(self, room: Mapping[str, int]) -> Plan:
         """Who advances; ``room`` is how many rows each request may compute."""
         return self._engine.plan(room)
-
-    def check(self, plan: Plan) -> None:
-        """Raises RequestError for the request that the plan gives up for want of KV."""
-        self._engine.check(plan)
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Advance]:
@@ -194,3 +199,10 @@ class ThinkerModel:
             return None
         thought = computed.hidden[row : row + 1] + computed.rows.embeddings[row : row + 1]
         return Thought(from_tensor(thought), state.tokens[index])
+
+
+def _identity(segment: PromptSegment) -> bytes:
+    """What the prefix cache knows the segment's rows by; empty at media without a content key."""
+    if segment.modality == "text":
+        return text_identity(segment.token_ids.values, segment.positions.values)
+    return media_identity(segment.modality, segment.content_key, segment.positions.values)

@@ -8,6 +8,7 @@ import torch
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniVisionEncoder
 
 from omni_graph.payload import Array
+from omni_nodes.linears import pack_linears
 from omni_nodes.tensors import from_tensor, to_tensor
 
 Picture = tuple[tuple[int, int, int], Sequence[Array]]
@@ -17,7 +18,7 @@ class VisionEncoderModel:
     """Encodes pictures, each of one temporal grid."""
 
     def __init__(self, encoder: Qwen2_5OmniVisionEncoder) -> None:
-        self._encoder = encoder
+        self._encoder = pack_linears(encoder)
         self._merged = encoder.spatial_merge_size**2
         self._device = encoder.merger.ln_q.weight.device
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.payload import Array
@@ -140,23 +142,30 @@ def test_speech_that_ends_by_itself_equals_transformers(stopping_folder: Path, s
 
 
 def test_the_penalty_covers_the_codes_that_stand_for_the_prompt(
-    tiny_folder: Path, thinker: Thinker, reference: Reference
+    tiny_folder: Path, tmp_path: Path, thinker: Thinker, reference: Reference
 ) -> None:
     """One of them, the padding, ends speech: here it scores 2% above the first code, and 5% of penalty hold it back."""
     inputs = text_inputs(reference, QUESTION)
     heard = talker_inputs(thinker, segments(reference, inputs), TOKENS)
-    node = Talker(str(tiny_folder))
-    first, pad = speak(node, heard)[0], reference.model.talker.codec_pad_token
-    theirs, ours = reference.model.talker.codec_head.weight, node._model._codec_head.weight
-    saved = theirs[pad].clone()
-    for weight in (theirs, ours):
-        weight[pad] = 1.02 * weight[first]
+    first, pad = speak(Talker(str(tiny_folder)), heard)[0], reference.model.talker.codec_pad_token
+    head = reference.model.talker.codec_head.weight
+    saved = head[pad].clone()
+    head[pad] = 1.02 * head[first]
     try:
         answer = reference.generate(inputs, max_tokens=TOKENS, talker_max_tokens=CODES)
+        folder = with_codec_head(tiny_folder, tmp_path, head)
     finally:
-        theirs[pad] = saved
+        head[pad] = saved
     assert answer.codes[0] == first
-    assert speak(node, heard) == answer.codes
+    assert speak(Talker(str(folder)), heard) == answer.codes
+
+
+def with_codec_head(folder: Path, place: Path, head: torch.Tensor) -> Path:
+    """A copy of a checkpoint in one file, with another ``head`` of the Talker."""
+    copy = Path(shutil.copytree(folder, place / "changed"))
+    tensors = load_file(copy / "model.safetensors")
+    save_file({**tensors, "talker.codec_head.weight": head}, copy / "model.safetensors", {"format": "pt"})
+    return copy
 
 
 # ---- the same under any schedule and demand
