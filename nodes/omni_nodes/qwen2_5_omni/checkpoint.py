@@ -1,7 +1,7 @@
 """A Qwen2.5-Omni checkpoint, opened: where it lies, its settings, its template, and which file holds which tensor.
 
-Reads JSON and file headers only; never loads a weight and imports neither torch nor transformers (``tiny``, on its first
-use, builds itself with them). A source is a folder, ``tiny``, or a hub id with an optional ``@revision``.
+Reads JSON and file headers only; never loads a weight and imports neither torch nor transformers (``tiny`` and ``bench``,
+on their first use, are built with them). A source is a folder, one of these two, or a hub id with an optional ``@revision``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from omni_nodes.qwen2_5_omni.settings import CheckpointError, MelSettings, OmniS
 
 __all__ = ["Checkpoint", "CheckpointError", "default_cache", "open_checkpoint"]
 
-TINY = "tiny"
+TINY, BENCH = "tiny", "bench"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "spk_dict.pt")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_TINY_SOURCES = ("tiny.py", "tiny_config.py", "tiny_tokenizer.py")
+_BUILDER_SOURCES = ("tiny.py", "tiny_config.py", "tiny_tokenizer.py", "bench_config.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def default_cache() -> Path:
 
 
 def open_checkpoint(source: str, cache: Path | None = None) -> Checkpoint:
-    """Open a folder, ``tiny`` (built once into ``cache``), or a hub id such as ``Qwen/Qwen2.5-Omni-3B@main``.
+    """Open a folder, ``tiny`` or ``bench`` (built once into ``cache``), or a hub id such as ``Qwen/Qwen2.5-Omni-3B@main``.
 
     Raises CheckpointError when there is none, when it is not Qwen2.5-Omni, or when a file it needs is missing.
     """
@@ -88,14 +88,16 @@ def open_checkpoint(source: str, cache: Path | None = None) -> Checkpoint:
 
 
 def _locate(source: str, cache: Path) -> Path:
-    if source == TINY:
-        return _tiny_folder(cache)
+    if source in (TINY, BENCH):
+        return _built_folder(source, cache)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if match := _HUB_ID.fullmatch(source):
         return _download(match["id"], match["revision"])
-    raise CheckpointError(f"{source}: no such folder; allowed: a folder, a hub id (owner/name@revision), or {TINY!r}")
+    raise CheckpointError(
+        f"{source}: no such folder; allowed: a folder, a hub id (owner/name@revision), {TINY!r}, {BENCH!r}"
+    )
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -110,25 +112,26 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def _tiny_folder(cache: Path) -> Path:
-    """The folder of the tiny checkpoint; built by the first process that asks, the others wait for it."""
-    folder = cache / f"{TINY}-qwen2.5-omni-{_tiny_key()}"
+def _built_folder(source: str, cache: Path) -> Path:
+    """The folder of a random checkpoint; built by the first process that asks, the others wait for it."""
+    folder = cache / f"{source}-qwen2.5-omni-{_builder_key()}"
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            from omni_nodes.qwen2_5_omni.tiny import build_tiny
+            from omni_nodes.qwen2_5_omni import tiny
 
-            build_tiny(folder)
+            build = tiny.build_bench if source == BENCH else tiny.build_tiny
+            build(folder)
     return folder
 
 
-def _tiny_key() -> str:
+def _builder_key() -> str:
     """Names what the builder would write: its own source and the transformers that writes the files."""
     digest = hashlib.sha256(version("transformers").encode())
-    for name in _TINY_SOURCES:
+    for name in _BUILDER_SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:12]
 
