@@ -51,7 +51,7 @@ class Talker:
     """The speech model of Qwen2.5-Omni (transformers' Qwen2_5OmniTalkerForConditionalGeneration).
 
     A checkpoint that cannot speak is loaded all the same, so that its text can be served: each request for speech is
-    refused, and told why. ``max_batch``, ``prefill_chunk`` and ``kv_bytes`` as for the Thinker.
+    refused, and told why. ``max_batch``, ``prefill_chunk``, ``kv_bytes`` and ``prefix_cache`` as for the Thinker.
     """
 
     preload = PRELOAD
@@ -86,6 +86,7 @@ class Talker:
         prefill_chunk: int = 256,
         device: str = "auto",
         kv_bytes: int | None = None,
+        prefix_cache: bool = True,
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 
@@ -102,7 +103,8 @@ class Talker:
         from omni_nodes.qwen2_5_omni.weights import load_speakers, load_talker
 
         speakers = load_speakers(opened)
-        limits = EngineLimits(max_batch, prefill_chunk, opened.settings.talker.decoder.context_length, kv_bytes)
+        context = opened.settings.talker.decoder.context_length
+        limits = EngineLimits(max_batch, prefill_chunk, context, kv_bytes, prefix_cache)
         self._voices = tuple(speakers)
         self._ends = opened.settings.talker.eos
         self._model: TalkerModel = TalkerModel(load_talker(opened, device, dtype), opened, speakers, limits)
@@ -138,10 +140,11 @@ class Talker:
             with self._failures.kept():
                 for _ in range(prediction.codes):
                     self._choose(prediction, outbox)
-        with self._failures.kept():
-            self._model.check(plan)
         self._failures.raise_next()
         return bool(plan.grants)
+
+    def counters(self) -> dict[str, int]:
+        return {} if self._mute else self._model.counters()
 
     def _voice(self, asked: str) -> str:
         """Raises ValueError for a voice that the checkpoint does not have."""

@@ -38,7 +38,8 @@ class Thinker:
     """The language model of Qwen2.5-Omni (transformers' Qwen2_5OmniThinkerTextModel and its head).
 
     ``max_batch`` requests and ``prefill_chunk`` prompt tokens share a step; ``kv_bytes`` bounds keys and values (None: room
-    for ``max_batch`` requests of 2,048 tokens, and for one whole context).
+    for ``max_batch`` requests of 2,048 tokens, and for one whole context). ``prefix_cache``: prompts that begin as earlier
+    ones did, replies included, are computed from where they differ.
     """
 
     preload = PRELOAD
@@ -78,6 +79,7 @@ class Thinker:
         prefill_chunk: int = 256,
         device: str = "auto",
         kv_bytes: int | None = None,
+        prefix_cache: bool = True,
     ) -> None:
         from omni_nodes.engine.engine import EngineLimits
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
@@ -86,7 +88,7 @@ class Thinker:
         from omni_nodes.qwen2_5_omni.weights import load_thinker
 
         opened = open_checkpoint(checkpoint)
-        limits = EngineLimits(max_batch, prefill_chunk, opened.settings.thinker.context_length, kv_bytes)
+        limits = EngineLimits(max_batch, prefill_chunk, opened.settings.thinker.context_length, kv_bytes, prefix_cache)
         self._model = ThinkerModel(load_thinker(opened, device, dtype), limits)
         self._vocabulary = Vocabulary.open(opened.folder)
         self._ends = opened.settings.thinker_eos
@@ -118,10 +120,11 @@ class Thinker:
         for advance in self._model.run(plan.grants):
             with self._failures.kept():
                 self._deliver(advance, outbox)
-        with self._failures.kept():
-            self._model.check(plan)
         self._failures.raise_next()
         return bool(plan.grants)
+
+    def counters(self) -> dict[str, int]:
+        return self._model.counters()
 
     # ---- the prompt
 

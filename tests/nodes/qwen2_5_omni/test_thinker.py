@@ -29,6 +29,7 @@ from tests.nodes.qwen2_5_omni.prompts import (
 )
 from tests.nodes.qwen2_5_omni.reference import Reference
 
+ROW_BYTES = (2 * 2 * 2 * 16 + 64) * 4  # (layers, keys and values, heads, head_dim; and the hidden state) float32
 TEXTS = ("hello", QUESTION, "the quick brown fox jumps over the lazy dog " * 4, "a b c")
 
 
@@ -198,9 +199,8 @@ def test_a_prompt_stops_where_its_states_find_no_reader(thinker: Thinker, refere
 def test_a_pool_of_one_request_serves_them_one_after_another(
     tiny_folder: Path, thinker: Thinker, prompts: dict[str, Any]
 ) -> None:
-    row_bytes = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, head_dim, float32
     longest = max(sum(len(segment.token_ids) for segment in prompt) for prompt in prompts.values())
-    node = Thinker(str(tiny_folder), kv_bytes=row_bytes * (longest + TOKENS + 16))
+    node = Thinker(str(tiny_folder), kv_bytes=ROW_BYTES * (longest + TOKENS + 16))
     params = {request: {"max_tokens": TOKENS} for request in prompts}
     sent = run_node(node, {request: {"prompt": prompt} for request, prompt in prompts.items()}, params)
     for request, prompt in prompts.items():
@@ -293,7 +293,7 @@ def test_max_tokens_is_cut_to_what_the_context_leaves(
 ) -> None:
     length = sum(len(segment.token_ids) for segment in prompts["r1"])
     blocks = -(-(length + 1) // 16)
-    node = Thinker(str(tiny_folder), kv_bytes=512 * 16 * blocks)
+    node = Thinker(str(tiny_folder), kv_bytes=ROW_BYTES * 16 * blocks)
     reply = generate(node, prompts["r1"], max_tokens=1024)
     assert reply.finish_reason == "length"
     assert len(reply.token_ids) == blocks * 16 - length

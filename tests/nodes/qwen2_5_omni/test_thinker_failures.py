@@ -97,7 +97,7 @@ def test_params_out_of_range_are_refused_by_name(
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_folder: Path, prompts: dict[str, Any]) -> None:
-    node = Thinker(str(tiny_folder), kv_bytes=512 * 32)
+    node = Thinker(str(tiny_folder), kv_bytes=768 * 32)
     length = sum(len(segment.token_ids) for segment in prompts["r2"])
     error = failure(node, prompts["r2"])
     assert error.code is Code.INVALID_INPUT
