@@ -1,8 +1,9 @@
-"""What the cells of the fault matrix share: the speaking toy, a client that checks its answer, the epilogue."""
+"""What the cells of the fault matrix share: the speaking toy deployed, a client that checks its answer, the epilogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.runtime.graphs import HERE, eventually, held
 from tests.runtime.speech import TOKENS_A_WORD, speech_of
 
 STAGES = ("encoder", "generator", "vocoder")
+MOMENTS = ("queued", "computing", "after first output")
+MAX_STEP_S = 0.6
 OUTPUTS = ["text", "speech"]
 WORDS = ("how ", "are ", "you ", "then")
 READ_S = 60.0
@@ -44,6 +47,38 @@ def speaking() -> Graph:
 def launch_speaking(launcher: str = "processes", **deploy: Any) -> App:
     """A running speaker."""
     return og.launch(speaking(), DeploySpec.model_validate(deploy), launcher)
+
+
+class Deployments:
+    """One app after another: a new one for every fault and moment, so that no stage dies too often in one."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self.app: App | None = None
+
+    @contextmanager
+    def at(self, key: object, max_step_s: float = MAX_STEP_S, **deploy: Any) -> Iterator[App]:
+        """The app of ``key``; a cell that fails takes it along."""
+        if self.app is None or key != self._key:
+            self.close()
+            stages = {stage: {"max_step_s": max_step_s} for stage in STAGES}
+            self.app, self._key = launch_speaking(stages=stages, **deploy), key
+        try:
+            yield self.app
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self.app is not None:
+            self.app.close()
+        self.app = None
+
+
+def arm(folder: Path, times: int) -> None:
+    """So often trouble strikes."""
+    for number in range(times):
+        (folder / str(number)).touch()
 
 
 @dataclass

@@ -8,6 +8,7 @@ every file in the folder ``arms``, just before it takes a packet (``queued``) or
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import random
 import resource
@@ -108,10 +109,19 @@ class Trouble:
     def strikes(self, moment: str) -> str:
         """The fault, where it is due now and another arm lies ready; else empty."""
         if self.fault and self.moment == moment:
-            for arm in Path(self.arms).iterdir():
+            for arm in self._arms():
                 arm.unlink()
                 return self.fault
         return ""
+
+    def _arms(self) -> list[Path]:
+        """Those that lie ready, as far as this process can still look."""
+        try:
+            return list(Path(self.arms).iterdir())
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            return []
 
 
 def kill() -> None:
@@ -176,6 +186,11 @@ def use_up_files() -> None:
     """From here on the process gets no new file, pipe or socket."""
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
+    except OSError:  # the gaps below are filled too
+        return
 
 
 FAULTS: dict[str, Callable[[], None]] = {

@@ -14,21 +14,22 @@ import random
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zmq
 
 import omni_graph as og
 from omni_graph.payload import TextDelta
-from omni_graph.runtime.app import App
 from tests.runtime.fault_matrix import (
+    MAX_STEP_S,
+    MOMENTS,
     STAGES,
     WORDS,
     Client,
+    Deployments,
+    arm,
     epilogue,
     launch_speaking,
     live_sockets,
@@ -36,9 +37,6 @@ from tests.runtime.fault_matrix import (
     whole_answer,
 )
 from tests.runtime.graphs import eventually
-
-MOMENTS = ("queued", "computing", "after first output")
-MAX_STEP_S = 0.6
 
 
 @dataclass(frozen=True)
@@ -87,44 +85,6 @@ def cells() -> Iterator[object]:
                 fast = moment == moments[(row + column) % len(moments)]
                 marks = () if fast else (pytest.mark.slow,)
                 yield pytest.param(fault, stage, moment, marks=marks, id=f"{fault}-{stage}-{moment.replace(' ', '_')}")
-
-
-class Deployments:
-    """One app after another: a new one for every fault and moment, so that no stage dies too often in one."""
-
-    def __init__(self) -> None:
-        self._key: object = None
-        self.app: App | None = None
-
-    @contextmanager
-    def at(self, key: object, **deploy: Any) -> Iterator[App]:
-        """The app of ``key``; a cell that fails takes it along."""
-        if self.app is None or key != self._key:
-            self.close()
-            stages = {stage: {"max_step_s": MAX_STEP_S} for stage in STAGES}
-            self.app, self._key = launch_speaking(stages=stages, **deploy), key
-        try:
-            yield self.app
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self.app is not None:
-            self.app.close()
-        self.app = None
-
-
-@pytest.fixture(scope="module")
-def deployments() -> Iterator[Deployments]:
-    made = Deployments()
-    yield made
-    made.close()
-
-
-def arm(folder: Path, times: int) -> None:
-    for number in range(times):
-        (folder / str(number)).touch()
 
 
 @pytest.mark.parametrize(("fault", "stage", "moment"), list(cells()))
@@ -320,25 +280,4 @@ def test_a_packet_of_a_caller_that_is_none_fails_its_request_alone(packet: TextD
         assert error.value.code == "invalid_input" and "input 'words'" in error.value.message
         company.finish(WORDS[1:])
         assert company.retries() == 0
-        epilogue(app)
-
-
-# ---- changes
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_rolling_replacement_under_load(stage: str, deployments: Deployments) -> None:
-    with deployments.at("replaced") as app:
-        client = Client.open(app)
-        client.say(WORDS[0])
-        client.hear_answer()
-        app.scale(stage, 3)
-        others = [Client.open(app) for _ in range(6)]
-        for other in others:
-            other.say(WORDS[0])
-        app.scale(stage, 1, drain_timeout_s=0)
-        for one in (client, *others):
-            one.finish(WORDS[1:])
-        assert client.retries() == 0
-        assert [one["id"] for one in replicas(app) if one["id"].startswith(stage)] == [f"{stage}/0.0"]
         epilogue(app)
