@@ -7,7 +7,6 @@ requests are replayed on others, or fail with a code; all others go on. ``scalin
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -21,10 +20,12 @@ from omni_graph.plan import Plan
 from omni_graph.runtime.gateway_loop import GatewayLoop
 from omni_graph.runtime.replica import Handle, Launcher, ReplicaSpec
 from omni_graph.runtime.replicas import STOP_GRACE_S, OnChange, Replicas
+from omni_graph.runtime.run_folder import RunFolder
 from omni_graph.runtime.scaling import Scaling
 from omni_graph.runtime.specs import host_spec, hosts_of, threads_each, topology
 
 FINISH_POLL_S = 0.02
+PREFIX = "omni-graph-"
 
 
 class GatewayLauncher(Launcher, Protocol):
@@ -78,7 +79,8 @@ class Deployment:
         self.plan = plan
         self.launcher = launcher
         self.stages = tuple(plan.stages) if stages is None else tuple(stages)
-        self.run_folder = tempfile.mkdtemp(prefix="omni-graph-")
+        self._folder = RunFolder(PREFIX, tempfile.gettempdir())
+        self.run_folder = self._folder.path
         self.gateway: GatewayLoop | None = None
         self.replicas: Replicas | None = None
         self._log_level = log_level
@@ -159,7 +161,7 @@ class Deployment:
         if self.replicas is not None:
             self.replicas.close(STOP_GRACE_S)
         self.launcher.close()
-        shutil.rmtree(self.run_folder, ignore_errors=True)
+        self._folder.remove()
 
     def _finish(self, drain_s: float) -> None:
         assert self.gateway is not None

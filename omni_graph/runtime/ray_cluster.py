@@ -6,11 +6,9 @@ local Ray listens on loopback alone, asks for a token, and keeps all its files i
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 import threading
@@ -18,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -29,6 +27,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 from omni_graph.errors import LaunchError
 from omni_graph.runtime.ray_placement import Machine
+from omni_graph.runtime.run_folder import RunFolder
 
 TEMPORARY, PREFIX = "/tmp", "omni-graph-ray-"  # short: a socket's path has at most 107 bytes
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes: no packet of ours passes through it
@@ -44,8 +43,7 @@ class _Started:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.folder: str | None = None
-        self.hold: IO[str] | None = None
+        self.folder: RunFolder | None = None
         self.print = ray_worker.print_to_stdstream
 
 
@@ -119,11 +117,8 @@ def _end() -> None:
     ray.shutdown()
     ray_worker.print_to_stdstream = _started.print
     if _started.folder is not None:
-        shutil.rmtree(_started.folder, ignore_errors=True)
+        _started.folder.remove()
         _started.folder = None
-    if _started.hold is not None:
-        _started.hold.close()
-        _started.hold = None
 
 
 def _to_log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
@@ -146,17 +141,15 @@ def _connect(address: str) -> None:
 
 
 def _start_local() -> None:
-    _sweep()
-    _started.folder = tempfile.mkdtemp(prefix=PREFIX, dir=TEMPORARY)
-    _started.hold = _lock(Path(_started.folder))
-    token = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(_make_token(Path(_started.folder)))}
+    _started.folder = RunFolder(PREFIX, TEMPORARY)
+    token = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(_make_token(Path(_started.folder.path)))}
     with _environment(token | {"RAY_USAGE_STATS_ENABLED": "0"}, without=(AUTH_TOKEN,)), _loopback():
         _forget_authentication()
         ray.init(
             address="local",
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=f"{_started.folder}/r",  # Ray opens this folder to everybody; the one around it is closed
+            _temp_dir=f"{_started.folder.path}/r",  # Ray opens this folder to everybody; the one around it is closed
             **QUIET,
         )
     where = ray.util.get_node_ip_address()
@@ -164,28 +157,6 @@ def _start_local() -> None:
         raise RuntimeError(
             f"it listens on {where}; allowed is loopback. Start one with `ray start --head` and set RAY_ADDRESS"
         )
-
-
-def _lock(folder: Path) -> IO[str] | None:
-    """Held while the process that made the folder lives; None when another holds it."""
-    file = (folder / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
-def _sweep() -> None:
-    """Remove what processes that were killed could not."""
-    for folder in Path(TEMPORARY).glob(f"{PREFIX}*"):
-        if folder.lstat().st_uid != os.geteuid() or not (folder / "lock").exists():
-            continue  # another user's, or being made right now
-        hold = _lock(folder)
-        if hold is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            hold.close()
 
 
 def _make_token(folder: Path) -> Path:
