@@ -1,0 +1,145 @@
+"""Stages on two hosts behind one cable: what crosses it, and kills, freezes and cuts in the middle of an answer.
+
+The epilogue of the fault matrix follows each: nothing is left, and the next 20 requests succeed.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import omni_graph as og
+from omni_graph.runtime.app import App
+from tests.ray.hosts import HERE, THERE, TwoHosts, run_on
+from tests.ray.hosts import hosts as hosts  # a fixture
+from tests.runtime.fault_matrix import STAGES, WORDS, Client, epilogue, speaking
+from tests.runtime.graphs import beside, chain, eventually, words
+
+SECRET = "what passes between the stages is nobody's affair "
+
+
+def test_packets_cross_the_cable_encrypted_and_nothing_is_left_there(hosts: TwoHosts) -> None:
+    before = hosts.files_there()
+    with run_on(hosts, chain(), ["a"], ["b"]) as app, hosts.listening() as heard:
+        result = app.run({"text": words(*[SECRET] * 300)}, outputs=["out"])
+        handles = app._deployment.handles
+    assert result["out"].text == SECRET.upper() * 300
+    assert len(heard) > 2 * 300 * len(SECRET)  # to b and back to the Gateway
+    assert b"nobody's affair" not in heard and b"NOBODY'S AFFAIR" not in heard
+    for name, host in (("a/0.0", HERE), ("b/0.0", THERE)):
+        address = handles[name].address
+        assert f" tcp://{host}:" in address.endpoint and len(address.public_key) == 40
+    assert hosts.files_there() == before
+
+
+@pytest.fixture
+def app(hosts: TwoHosts) -> Iterator[App]:
+    """The generator there, its neighbours here: every edge crosses the cable. New for each test: no stage dies too often."""
+    with speaker(hosts) as running:
+        yield running
+
+
+def speaker(hosts: TwoHosts, **deploy: Any) -> App:
+    return run_on(hosts, speaking(), ["encoder", "vocoder"], ["generator"], **deploy)
+
+
+def replica(app: App, stage: str) -> dict[str, Any]:
+    (one,) = app.status()["stages"][stage]["replicas"]
+    return one
+
+
+def halfway(app: App) -> Client:
+    """A request whose first word is answered, with nothing under way."""
+    client = Client.open(app)
+    client.say(WORDS[0])
+    client.hear_answer()
+    return client
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_or_frozen_stage_costs_a_pause(stage: str, number: signal.Signals, app: App, hosts: TwoHosts) -> None:
+    client = halfway(app)
+    hosts.signal(replica(app, stage), number)
+    client.finish(WORDS[1:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_cut_of_a_second_costs_a_pause_at_most(app: App, hosts: TwoHosts) -> None:
+    """Whether a second is long enough to be noticed is a matter of luck; the answer is the same."""
+    client = halfway(app)
+    with hosts.cut():
+        client.say(WORDS[1])
+        threading.Event().wait(1.0)
+    client.finish(WORDS[2:])
+    assert client.retries() <= 1
+    epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_cut_that_was_noticed_is_healed_by_a_replay(app: App, hosts: TwoHosts) -> None:
+    client = halfway(app)
+    with hosts.cut():
+        client.say(WORDS[1])
+        eventually(lambda: app.status()["stages"]["generator"]["state"] != "ready")
+    client.finish(WORDS[2:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_replica_that_dies_behind_the_cut_is_replaced(app: App, hosts: TwoHosts) -> None:
+    """Nobody there is left to end the connection: at this end it stays half open until silence tells."""
+    client = halfway(app)
+    with hosts.cut():
+        hosts.signal(replica(app, "generator"), signal.SIGKILL)
+        client.say(WORDS[1])
+        eventually(lambda: app.status()["stages"]["generator"]["state"] != "ready")
+    client.finish(WORDS[2:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_host_that_crashes_and_comes_back_costs_a_pause(app: App, hosts: TwoHosts) -> None:
+    client = halfway(app)
+    hosts.crash_there()
+    client.say(WORDS[1])
+    hosts.start_there()
+    client.finish(WORDS[2:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_cut_that_stays_fails_what_may_not_be_replayed(hosts: TwoHosts) -> None:
+    with speaker(hosts, retries=0) as app:
+        client = halfway(app)
+        with hosts.cut(), pytest.raises(og.RequestError) as error:
+            client.finish(WORDS[1:])
+        assert (error.value.code, error.value.stage) == ("replica_died", "generator")
+        epilogue(app)
+
+
+@pytest.mark.slow
+def test_a_cut_that_stays_ends_requests_at_their_deadline_and_what_needs_one_side_goes_on(hosts: TwoHosts) -> None:
+    with run_on(hosts, beside(), ["a"], ["b"]) as app:
+        waiting = app.open(outputs=["right"], deadline_s=6)
+        waiting.write("text", words("x")[0])
+        assert waiting.next(timeout=20)
+        with hosts.cut():
+            with pytest.raises(og.DeadlineExceeded):
+                waiting.next(timeout=20)
+            assert app.run({"text": words("y")}, outputs=["left"])["left"].text == "Y"
+            assert {name: stage["state"] for name, stage in app.status()["stages"].items()} == {
+                "a": "ready",
+                "b": "unavailable",
+            }
+        assert app.run({"text": words("z")}, outputs=["right"])["right"].text == "Z"
