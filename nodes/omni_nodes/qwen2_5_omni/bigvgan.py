@@ -1,18 +1,20 @@
 """The vocoder stage: mel frames in, 24 kHz sound out, chunk by chunk.
 
-A slice is one call of chunks of equal shape, of any requests. Which frames a call covers, and with which context, depends
-on the mel packets alone (bigvgan_schedule.py); load decides only who shares it. In a replay the calls whose sound the reader
-has are planned like any other, so that the next one has its context, and not computed.
+A slice is one call of chunks of equal shape, of any requests, the most urgent one among them. Which frames a call covers,
+and with which context, depends on the mel packets alone (bigvgan_schedule.py); load decides only who shares it. In a replay
+the calls whose sound the reader has are planned like any other, so that the next one has its context, and not computed.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+import time
 from typing import TYPE_CHECKING
 
+from omni_graph.errors import NodeError
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_graph.payload import Array, AudioChunk
 from omni_nodes.payloads import Mel
+from omni_nodes.playback import MEL_RATE, Playback
 from omni_nodes.preload import PRELOAD
 
 if TYPE_CHECKING:
@@ -21,25 +23,36 @@ if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.bigvgan_model import BigVGANModel
     from omni_nodes.qwen2_5_omni.bigvgan_schedule import MelTape, VocoderCall
 
+CPU_FRAMES, GPU_FRAMES = 200, 1600  # on a CPU the time of a call is that of its frames, from one chunk of 200 on
+
 
 class BigVGAN:
-    """Mel to sound (transformers' Qwen2_5OmniToken2WavBigVGANModel). ``max_batch`` is how many chunks share a call."""
+    """Mel to sound (transformers' Qwen2_5OmniToken2WavBigVGANModel).
+
+    ``max_frames`` of chunks share a call, context included (None: 200 on a CPU, 1,600 elsewhere); a longer chunk has one
+    to itself.
+    """
 
     preload = PRELOAD
 
     mel = In(Mel)
     audio = Out(AudioChunk)
 
-    def __init__(self, checkpoint: str, max_batch: int = 8, device: str = "auto") -> None:
+    def __init__(self, checkpoint: str, max_frames: int | None = None, device: str = "auto") -> None:
         from omni_nodes.qwen2_5_omni.bigvgan_model import SAMPLE_RATE, BigVGANModel
         from omni_nodes.qwen2_5_omni.bigvgan_schedule import MelTape
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
-        from omni_nodes.qwen2_5_omni.weights import load_bigvgan
+        from omni_nodes.qwen2_5_omni.weights import load_bigvgan, resolve_device
 
+        if max_frames is None:
+            max_frames = CPU_FRAMES if resolve_device(device).type == "cpu" else GPU_FRAMES
+        if max_frames < 1:
+            raise NodeError(f"max_frames is {max_frames}; allowed: 1 and more")
         self._model: BigVGANModel = BigVGANModel(load_bigvgan(open_checkpoint(checkpoint), device))
         self._new_tape: type[MelTape] = MelTape
         self._sample_rate = SAMPLE_RATE
-        self._max_batch = max_batch
+        self._max_frames = max_frames
+        self._playback = Playback(time.monotonic)
         self._tapes: dict[str, MelTape] = {}
         self._calls: dict[str, VocoderCall] = {}
         self._complete: set[str] = set()
@@ -53,6 +66,7 @@ class BigVGAN:
         self._tapes.pop(request, None)
         self._calls.pop(request, None)
         self._complete.discard(request)
+        self._playback.forget(request)
 
     def held(self) -> frozenset[str]:
         """Requests that any memory is kept for."""
@@ -88,19 +102,26 @@ class BigVGAN:
             outbox.skip(self.audio, request)
         else:
             self._calls[request] = call
+            self._playback.ready(request)
 
     def _vocode(self, outbox: Outbox) -> bool:
-        """One call: the oldest chunk and those of its shape."""
+        """One call: the most urgent chunk and those of its shape."""
         if not self._calls:
             return False
-        shape = next(iter(self._calls.values())).mel.shape
-        alike = ((request, call) for request, call in self._calls.items() if call.mel.shape == shape)
-        batch = dict(islice(alike, self._max_batch))
+        batch = self._batch()
         sounds = self._model.vocode([call.mel for call in batch.values()])
         for (request, call), sound in zip(batch.items(), sounds, strict=True):
             del self._calls[request]
+            self._playback.delivered(request, call.frames / MEL_RATE)
             outbox.send(self.audio, request, self._chunk(call, sound))
         return True
+
+    def _batch(self) -> dict[str, VocoderCall]:
+        """The chunk that is due first and those of its shape, as they are due, up to ``max_frames`` and one at least."""
+        order = self._playback.in_order()
+        shape = self._calls[order[0]].mel.shape
+        alike = [request for request in order if self._calls[request].mel.shape == shape]
+        return {request: self._calls[request] for request in alike[: max(1, self._max_frames // shape[0])]}
 
     def _chunk(self, call: VocoderCall, sound: np.ndarray) -> AudioChunk:
         rate = self._model.samples_per_frame

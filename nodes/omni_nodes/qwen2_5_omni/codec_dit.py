@@ -1,23 +1,24 @@
 """The codec DiT stage: codec ids in, mel frames out, window by window, many requests in one evaluation.
 
-A slice is one ODE evaluation; windows at any time and of any length share it, and a newcomer waits for one. It takes
-codes only while the next window lacks them and mel has room; what it sends depends on the codes and the seed alone.
+A slice is one ODE evaluation; windows at any time and of any length share it, those first whose listeners run dry first. It
+takes codes only while the next window lacks them and mel has room; what it sends depends on the codes and the seed alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from omni_graph.errors import Code, RequestError
+from omni_graph.errors import Code, NodeError, RequestError
 from omni_graph.node import In, Inbox, Out, Outbox
 from omni_graph.payload import Array
 from omni_nodes.payloads import Codes, Mel
+from omni_nodes.playback import MEL_RATE, Playback
 from omni_nodes.preload import PRELOAD
-from omni_nodes.qwen2_5_omni.dit_schedule import Schedule, Window
+from omni_nodes.qwen2_5_omni.dit_schedule import CodecTape, Schedule, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,32 +27,7 @@ if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.flow_matching import Noise
 
 PACKET_FRAMES = 144
-
-
-class CodecTape:
-    """A request's codec ids by absolute index; ids that no window can want again are forgotten."""
-
-    def __init__(self) -> None:
-        self._first = 0
-        self._ids: list[int] = []
-
-    def __len__(self) -> int:
-        """Ids received, the forgotten ones included."""
-        return self._first + len(self._ids)
-
-    @property
-    def kept(self) -> int:
-        """Ids held in memory."""
-        return len(self._ids)
-
-    def append(self, ids: list[int]) -> None:
-        self._ids += ids
-
-    def window(self, lo: int, hi: int) -> list[int]:
-        """Ids [lo, hi); those below ``lo`` are forgotten."""
-        del self._ids[: lo - self._first]
-        self._first = lo
-        return self._ids[: hi - lo]
+CPU_BLOCKS, GPU_BLOCKS = 9, 72  # on a CPU the time of an evaluation is that of its blocks, from one window of 9 on
 
 
 def packets(mel: np.ndarray, final: int, repeats: int, lookahead: bool) -> Iterator[Mel]:
@@ -91,8 +67,8 @@ class CodecDiT:
 
     ``codec_context``: ``exact`` computes the whole reply when its codes have ended, ``balanced`` (4 blocks of context
     each side) and ``low_latency`` (2 back, 1 ahead) while they arrive. ``first_call_lookahead``: the first packet also
-    carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_batch`` is how
-    many windows share an evaluation.
+    carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_blocks`` attention
+    blocks of windows share an evaluation (None: 9 on a CPU, 72 elsewhere); a longer window has one to itself.
     """
 
     preload = PRELOAD
@@ -111,18 +87,23 @@ class CodecDiT:
         checkpoint: str,
         codec_context: str = "low_latency",
         first_call_lookahead: bool | None = None,
-        max_batch: int = 8,
+        max_blocks: int | None = None,
         device: str = "auto",
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.codec_dit_model import CodecDiTModel
-        from omni_nodes.qwen2_5_omni.weights import load_codec_dit, load_speakers
+        from omni_nodes.qwen2_5_omni.weights import load_codec_dit, load_speakers, resolve_device
 
+        if max_blocks is None:
+            max_blocks = CPU_BLOCKS if resolve_device(device).type == "cpu" else GPU_BLOCKS
+        if max_blocks < 1:
+            raise NodeError(f"max_blocks is {max_blocks}; allowed: 1 and more")
         opened = open_checkpoint(checkpoint)
         self._model: CodecDiTModel = CodecDiTModel(load_codec_dit(opened, device), load_speakers(opened))
         self._schedule = Schedule(codec_context, self._model.block_frames, self._model.repeats)
         self._lookahead = codec_context == "low_latency" if first_call_lookahead is None else first_call_lookahead
-        self._max_batch = max_batch
+        self._max_blocks = max_blocks
+        self._playback = Playback(time.monotonic)
         self._streams: dict[str, _Stream] = {}
         self._calls: dict[str, _Call] = {}
         self._faults: dict[str, RequestError] = {}
@@ -135,6 +116,7 @@ class CodecDiT:
         """Free the request's codes, noise and half-done window."""
         for table in (self._streams, self._calls, self._faults):
             table.pop(request, None)
+        self._playback.forget(request)
 
     def held(self) -> frozenset[str]:
         """Requests that any memory is kept for."""
@@ -204,11 +186,12 @@ class CodecDiT:
         codes = stream.codes.window(window.lo // repeats, window.hi // repeats)
         noise = stream.noise.frames(window.lo, window.hi)
         self._calls[request] = _Call(window, self._model.start(stream.voice, codes, noise))
+        self._playback.ready(request)
         stream.next_index += 1
 
     def _evaluate(self, outbox: Outbox) -> bool:
-        """One ODE evaluation of the oldest windows; those that are done become packets."""
-        batch = dict(islice(self._calls.items(), self._max_batch))
+        """One ODE evaluation of the most urgent windows; those that are done become packets."""
+        batch = self._batch()
         if not batch:
             return False
         for request in batch:
@@ -220,12 +203,25 @@ class CodecDiT:
                 self._finish(request, call)
         return True
 
+    def _batch(self) -> dict[str, _Call]:
+        """The windows that are due first, up to ``max_blocks`` and one at least; listed as they began, so that a batch that
+        stays together keeps its layout."""
+        chosen: set[str] = set()
+        blocks = 0
+        for request in self._playback.in_order():
+            blocks += self._schedule.blocks(self._calls[request].window)
+            if chosen and blocks > self._max_blocks:
+                break
+            chosen.add(request)
+        return {request: call for request, call in self._calls.items() if request in chosen}
+
     def _finish(self, request: str, call: _Call) -> None:
         window, mel = call.window, call.solve.mel()
         if not call.solve.finite:
             span = f"mel frames {window.start} to {window.end - 1}"
             return self._fail(request, Code.NUMERIC, f"codec DiT: {span} are not finite numbers")
         rows, final = mel[window.start - window.lo :], window.end - window.start
+        self._playback.delivered(request, final / MEL_RATE)
         first = window.index == 0 and self._lookahead
         self._streams[request].outgoing += packets(rows, final, self._schedule.repeats, first)
 

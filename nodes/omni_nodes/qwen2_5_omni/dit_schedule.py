@@ -1,4 +1,4 @@
-"""Which mel frames each call of the codec DiT computes, and which it only looks at.
+"""Which mel frames each call of the codec DiT computes, which it only looks at, and the codec ids it still needs.
 
 Pure: the windows are a function of the mode, the call's index and the final number of codes; never of time, load or the
 order in which codes arrive. Every frame is computed by exactly one window, and windows start on attention blocks.
@@ -82,9 +82,39 @@ class Schedule:
         lo = max(0, first - context.back) * self.block_frames
         return Window(index, lo, start, min(end * self.block_frames, frames), min(hi, frames))
 
+    def blocks(self, window: Window) -> int:
+        """Attention blocks that a window's computation covers, its context included."""
+        return -(-(window.hi - window.lo) // self.block_frames)
+
     def codes_wanted(self, index: int) -> int:
         """Codes with which call ``index`` need not wait for the end; unlimited for ``exact``."""
         if self.mode == EXACT:
             return sys.maxsize
         blocks = first_block(index) + chunk_blocks(index) + CONTEXTS[self.mode].ahead
         return blocks * self.block_frames // self.repeats
+
+
+class CodecTape:
+    """A request's codec ids by absolute index; ids that no window can want again are forgotten."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._ids: list[int] = []
+
+    def __len__(self) -> int:
+        """Ids received, the forgotten ones included."""
+        return self._first + len(self._ids)
+
+    @property
+    def kept(self) -> int:
+        """Ids held in memory."""
+        return len(self._ids)
+
+    def append(self, ids: list[int]) -> None:
+        self._ids += ids
+
+    def window(self, lo: int, hi: int) -> list[int]:
+        """Ids [lo, hi); those below ``lo`` are forgotten."""
+        del self._ids[: lo - self._first]
+        self._first = lo
+        return self._ids[: hi - lo]

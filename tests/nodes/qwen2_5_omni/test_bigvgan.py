@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omni_graph.payload import Array, AudioChunk
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Codes, Mel
+from omni_nodes.playback import Playback
 from omni_nodes.qwen2_5_omni.bigvgan import BigVGAN
 from omni_nodes.qwen2_5_omni.bigvgan_model import BigVGANModel
 from omni_nodes.qwen2_5_omni.bigvgan_schedule import CONTEXT_FRAMES, MelTape, VocoderCall
@@ -29,7 +30,7 @@ def oracle(tiny_folder: Path) -> Token2WavReference:
 
 @pytest.fixture(scope="module")
 def shared_node(tiny_folder: Path) -> BigVGAN:
-    return BigVGAN(str(tiny_folder), max_batch=2)
+    return BigVGAN(str(tiny_folder), max_frames=140)
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_chunked_is_whole(node: BigVGAN, oracle: Token2WavReference, frames: int
 
 
 def test_requests_at_once_are_as_alone(node: BigVGAN) -> None:
-    """More requests than max_batch, equal and unequal shapes, a random order of events, little room."""
+    """More frames than max_frames, equal and unequal shapes, a random order of events, little room."""
     lengths = {"a": 80, "b": 80, "c": 80, "d": 62, "e": 2}
     inputs = {r: {"mel": cut(mel(n, seed=ord(r)), (24, 48), lookahead=24)} for r, n in lengths.items()}
     together = run_node(node, inputs, rng=random.Random(2), windows={"mel": 2, "audio": 1})
@@ -138,6 +139,31 @@ def test_equal_shapes_share_a_call(node: BigVGAN, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(BigVGANModel, "vocode", lambda m, mels: (batches.append(len(mels)), vocode(m, mels))[1])
     run_node(node, {r: {"mel": cut(mel(58), (58,))} for r in "abc"})
     assert batches == [2, 1, 2, 1]
+
+
+def test_who_runs_dry_first_is_vocoded_first(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk a call: a newcomer goes first, then who has less to hear; all sound is as alone."""
+    node, served, now = BigVGAN(str(tiny_folder), max_frames=1), list[str](), [0.0]
+    node._playback = Playback(lambda: now[0])
+    vocode = BigVGANModel.vocode
+
+    def spy(model: BigVGANModel, mels: list[np.ndarray]) -> np.ndarray:
+        (window,) = mels
+        served.extend(request for request, call in node._calls.items() if call.mel is window)
+        now[0] += 0.001
+        return vocode(model, mels)
+
+    inputs = {"long": {"mel": cut(mel(200), (80, 40))}, "short": {"mel": cut(mel(90), (30, 30, 30))}}
+    alone = {request: run_node(node, {request: packets})[request]["audio"] for request, packets in inputs.items()}
+    monkeypatch.setattr(BigVGANModel, "vocode", spy)
+    run = NodeRun(node)
+    for request, packets in inputs.items():
+        run.open(request, packets)
+    run.run()
+    # 0.52, 0.4, 0.8 and 0.28 s of the long one; 0.02, 0.3, 0.3 and 0.28 s of the other
+    assert served == ["long", "short", "short", "short", "long", "short", "long", "long"]
+    for request, chunks in alone.items():
+        assert_same(run.outputs[request]["audio"], chunks)
 
 
 def test_a_client_that_does_not_read_pauses_its_own_request_alone(node: BigVGAN) -> None:

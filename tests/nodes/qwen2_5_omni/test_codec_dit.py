@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from omni_graph.errors import Code, NodeError, RequestError
 from omni_graph.payload import Array
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Codes, Mel
-from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT, CodecTape, packets
+from omni_nodes.playback import Playback
+from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT, packets
 from omni_nodes.qwen2_5_omni.codec_dit_model import CodecDiTModel, WindowSolve
+from omni_nodes.qwen2_5_omni.dit_schedule import CodecTape
 from tests.nodes.qwen2_5_omni.token2wav_reference import Token2WavReference, snr_db
 
 LENGTHS = (1, 11, 12, 13, 24, 25, 103)
@@ -153,8 +156,8 @@ def test_neither_chunking_nor_order_of_events_shows_in_the_output(
 
 @pytest.mark.parametrize("mode", ["exact", "low_latency"])
 def test_requests_at_once_are_as_alone(checkpoint: Checkpoint, mode: str) -> None:
-    """Two voices, three lengths, three seeds, more requests than max_batch; a random order of events."""
-    node = CodecDiT(str(checkpoint.folder), mode, max_batch=2)
+    """Two voices, three lengths, three seeds, more blocks than max_blocks; a random order of events."""
+    node = CodecDiT(str(checkpoint.folder), mode, max_blocks=4)
     lengths = {"a": 60, "b": 61, "c": 13}
     voices = {"a": "Chelsie", "b": "Ethan", "c": "Chelsie"}
     run = NodeRun(node, rng=random.Random(1))
@@ -191,6 +194,96 @@ def test_a_newcomer_shares_the_next_evaluation(default: Checkpoint, monkeypatch:
     assert len(batches) == 46
     assert_same(run.outputs["early"]["mel"], alone[30])
     assert_same(run.outputs["late"]["mel"], alone[12])
+
+
+class Order:
+    """Which request each evaluation went to, where one window fits, on a clock that every evaluation moves."""
+
+    def __init__(self, node: CodecDiT, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, self.seconds, self.served = 0.0, seconds, list[str]()
+        node._playback = Playback(lambda: self.now)
+        evaluate = CodecDiTModel.evaluate
+
+        def spy(model: CodecDiTModel, windows: Sequence[WindowSolve]) -> None:
+            (window,) = windows
+            self.served += [request for request, call in node._calls.items() if call.solve is window]
+            self.now += self.seconds
+            evaluate(model, windows)
+
+        monkeypatch.setattr(CodecDiTModel, "evaluate", spy)
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Evaluations in a row for the same request."""
+        return [(request, len(list(group))) for request, group in groupby(self.served)]
+
+
+def test_a_newcomer_goes_first_and_the_windows_are_as_alone(
+    default: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that keeps up: a half-done window waits for a first one, and then goes on where it stopped."""
+    alone = {n: speak(default.node("low_latency"), ids(n), seed=n) for n in (36, 24)}
+    node = CodecDiT(str(default.folder), "low_latency", max_blocks=1)
+    order = Order(node, monkeypatch, seconds=0.001)
+    run = NodeRun(node)
+    run.open("speaks", {"codes": cut(ids(36))}, seed=36)
+    while len(order.served) < 46:
+        run.move()
+    run.open("new", {"codes": cut(ids(24))}, seed=24)
+    run.run()
+    # each of them has two windows; after their first ones, the one who spoke first runs dry first
+    assert order.runs() == [("speaks", 46), ("new", 36), ("speaks", 26), ("new", 36)]
+    assert_same(run.outputs["speaks"]["mel"], alone[36])
+    assert_same(run.outputs["new"]["mel"], alone[24])
+    assert not node.held() and not len(node._playback)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 1.0])
+def test_no_window_waits_longer_than_one_window_of_every_other_request(
+    default: Checkpoint, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Five requests, one window an evaluation, whether the machine keeps up or not; a cancelled one holds up nobody."""
+    node = CodecDiT(str(default.folder), "low_latency", max_blocks=1)
+    order = Order(node, monkeypatch, seconds)
+    run = NodeRun(node)
+    for request in "abcde":
+        run.open(request, {"codes": cut(ids(72))})
+    while len(order.served) < 50:
+        run.move()
+    run.close("e")
+    run.run()
+    assert all(run.complete(request) for request in "abcd")
+    for request in "abcd":
+        turns = [index for index, served in enumerate(order.served) if served == request]
+        assert max(later - turn for turn, later in pairwise([-1, *turns])) <= 5 * 36
+    assert not node.held() and not len(node._playback)
+
+
+@pytest.mark.parametrize("max_blocks", [1, 4, 9])
+def test_the_clock_decides_the_order_and_nothing_else(
+    default: Checkpoint, monkeypatch: pytest.MonkeyPatch, max_blocks: int
+) -> None:
+    rng = random.Random(max_blocks)
+    node = CodecDiT(str(default.folder), "low_latency", max_blocks=max_blocks)
+    ticks = accumulate(iter(lambda: rng.choice((0.0, 0.01, 3.0)), None))
+    node._playback = Playback(lambda: next(ticks))
+    lengths = {"a": 50, "b": 37, "c": 24}
+    together = run_node(node, {r: {"codes": cut(ids(n))} for r, n in lengths.items()}, rng=rng)
+    for request, n in lengths.items():
+        assert_same(together[request]["mel"], speak(default.node("low_latency"), ids(n)))
+
+
+def test_an_evaluation_has_at_most_max_blocks(default: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU larger ones only make everybody wait. A window of more blocks still gets its turn."""
+    blocks: list[list[int]] = []
+    evaluate = CodecDiTModel.evaluate
+    monkeypatch.setattr(
+        CodecDiTModel, "evaluate", lambda m, w: (blocks.append([len(one.guided) for one in w]), evaluate(m, w))
+    )
+    node = CodecDiT(str(default.folder), "exact", max_blocks=5)
+    run_node(node, {str(n): {"codes": cut(ids(n), sizes=(n,))} for n in (30, 24, 25, 90, 12)})
+    assert blocks == [[3, 2]] * 36 + [[3]] * 36 + [[8]] * 36 + [[1]] * 36
+    with pytest.raises(NodeError, match="max_blocks is 0"):
+        CodecDiT(str(default.folder), max_blocks=0)
 
 
 def test_a_cancel_frees_a_half_done_window_at_once(default: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

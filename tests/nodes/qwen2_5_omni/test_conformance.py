@@ -118,7 +118,7 @@ def codes(count: int, each: int) -> list[Codes]:
 def test_the_codec_dit(tiny_folder: Path, context: str) -> None:
     """Windows of several requests share an evaluation."""
     inputs: list[dict[str, list[Codes]]] = [{"codes": codes(27, 5)}, {"codes": codes(4, 1)}, {"codes": []}]
-    node = CodecDiT(str(tiny_folder), context, max_batch=2, device="cpu")
+    node = CodecDiT(str(tiny_folder), context, max_blocks=2, device="cpu")
     check_node(lambda: node, inputs, seeds=range(2), equal=close)
     assert not node.held()
 
@@ -134,6 +134,6 @@ def mel(*sizes: int, lookahead: int = 0) -> list[Mel]:
 def test_the_vocoder(tiny_folder: Path) -> None:
     """Also a replay in which it skips the sound that the client has."""
     inputs: list[dict[str, list[Mel]]] = [{"mel": mel(16, 8, lookahead=8)}, {"mel": mel(4)}, {"mel": []}]
-    node = BigVGAN(str(tiny_folder), max_batch=2, device="cpu")
+    node = BigVGAN(str(tiny_folder), max_frames=40, device="cpu")
     check_node(lambda: node, inputs, seeds=range(2), equal=close)
     assert not node.held()
