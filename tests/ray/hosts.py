@@ -53,10 +53,10 @@ def obstacle() -> str:
     try:
         with cable(f"og-{os.getpid()}-probe"):
             isolated = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "true"]
-            done = subprocess.run(isolated, capture_output=True, text=True, timeout=END_S, check=False)
+            subprocess.run(isolated, capture_output=True, text=True, timeout=END_S, check=True)
     except subprocess.CalledProcessError as error:
         return f"{' '.join(error.cmd)}: {error.stderr.strip()}"
-    return done.stderr.strip()
+    return ""
 
 
 def _which(tool: str) -> str | None:
@@ -106,21 +106,22 @@ class TwoHosts:
         network = ("ip", "netns", "exec", self._namespace)
         unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc")
         own = (*network, *unshare, "sh", "-c", OWN_FOLDER, str(self._folder))
-        node = self._start("there", own, (f"--address={self.address}", f"--node-ip-address={THERE}"))
-        assert node.stdin is not None
-        node.stdin.write(self._token.read_bytes())
-        node.stdin.close()
+        self._start("there", own, (f"--address={self.address}", f"--node-ip-address={THERE}"))
 
     def _start(self, pool: str, inside: tuple[str, ...], options: tuple[str, ...]) -> subprocess.Popen[bytes]:
         own = (f"--labels=pool={pool}", f"--temp-dir={self._folder}/ray")
         command = [*inside, self._ray, *START, *options, *own]
         made = self._nodes[pool] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        assert made.stdin is not None
+        with made.stdin:
+            made.stdin.write(self._token.read_bytes())
         return made
 
     def crash_there(self) -> None:
         """Every process of the other host ends at once: with the first go all others, before unshare hears of it."""
         node = self._nodes.pop("there")
-        for first in psutil.Process(node.pid).children():
+        unshare = psutil.Process(node.pid)
+        for first in unshare.children() or [unshare]:
             first.kill()
         node.wait(END_S)
 
