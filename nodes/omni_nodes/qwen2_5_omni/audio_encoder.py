@@ -34,7 +34,7 @@ class AudioEncoder:
     def __init__(
         self,
         checkpoint: str,
-        max_batch: int = 8,
+        max_batch: int = 4,
         cache_bytes: int = 64 << 20,
         device: str = "auto",
         dtype: str = "float32",

@@ -272,6 +272,19 @@ def test_the_clock_decides_the_order_and_nothing_else(
         assert_same(together[request]["mel"], speak(default.node("low_latency"), ids(n)))
 
 
+def test_windows_of_any_lengths_cost_their_own_blocks(default: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lie end to end on the axis of blocks, both halves of guidance: nothing is padded to the longest."""
+    computed: list[tuple[int, ...]] = []
+    transform = CodecDiTModel._transform
+    monkeypatch.setattr(
+        CodecDiTModel,
+        "_transform",
+        lambda m, hidden, times, layout: (computed.append(hidden.shape[:2]), transform(m, hidden, times, layout))[1],
+    )
+    run_node(default.node("exact"), {str(n): {"codes": cut(ids(n), sizes=(n,))} for n in (13, 48, 3)})
+    assert computed == [(2 * (2 + 4 + 1), 24)] * 36
+
+
 def test_an_evaluation_has_at_most_max_blocks(default: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU larger ones only make everybody wait. A window of more blocks still gets its turn."""
     blocks: list[list[int]] = []
