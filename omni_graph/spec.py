@@ -205,6 +205,9 @@ class DeploySpec(_Strict):
     drain_timeout_s: NonNegativeFloat = Field(
         default=30.0, description="what a replica that is taken away may take to finish; the rest is replayed"
     )
+    place_timeout_s: PositiveFloat = Field(
+        default=60.0, description="what Ray may take to place a replica; then it fails, saying which resource is short"
+    )
     memory_limit: Bytes = Field(default=16 << 30, description="of packets in flight")
     limits: Limits = Limits()
     stages: dict[Name, StageSpec] = {}

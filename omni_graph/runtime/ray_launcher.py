@@ -26,7 +26,6 @@ from omni_graph.runtime.ray_cluster import RayCluster
 from omni_graph.runtime.ray_placement import actor_options, never_fits, shortage
 from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
-PLACE_TIMEOUT_S = 60.0
 SILENT_S = 3.0  # an actor answers every second; one that is silent for longer is taken to be in a step
 HEAR_S = 1.0  # a process that has not heard Ray's kill by then is killed from here
 END_S = 5.0
@@ -41,7 +40,6 @@ class RayHandle:
         launched: Launched,
         cluster: RayCluster,
         working_dir: str | None,
-        place_timeout_s: float,
         changed: Callable[[Change], None],
     ) -> None:
         self.spec = spec
@@ -50,7 +48,6 @@ class RayHandle:
         self.pid = 0
         self.host = ""
         self._cluster = cluster
-        self._place_timeout_s = place_timeout_s
         self._changed = changed
         self._home: Home | None = None
         self._beat, self._heard_at = Beat(), time.monotonic()
@@ -98,12 +95,13 @@ class RayHandle:
             self._become(State.FAILED, f"cannot be placed: {hopeless}")
             return False
         home = self._actor.home.remote()
-        placed, _ = ray.wait([home], timeout=self._place_timeout_s)
+        patience_s = self.spec.placement.timeout_s
+        placed, _ = ray.wait([home], timeout=patience_s)
         if not placed:
             reason = (
                 shortage(self.spec.placement, self._cluster.machines()) or "no resource is short; see Ray's own logs"
             )
-            self._become(State.FAILED, f"not placed after {self._place_timeout_s:g} s: {reason}")
+            self._become(State.FAILED, f"not placed after {patience_s:g} s: {reason}")
             return False
         self._settle(Home.from_json(ray.get(home)))
         return True
@@ -191,17 +189,14 @@ class RayHandle:
 class RayLauncher:
     """Replicas as Ray actors. ``address`` of a cluster; None: a local Ray, of this machine and for this process.
 
-    A replica that has no place after ``place_timeout_s`` seconds fails, and its message says which resource is short.
+    A replica that has no place in time (``Placement.timeout_s``) fails, and its message says which resource is short.
     ``ipc`` False: also replicas on one machine talk over tcp, where Ray has more than one node.
     """
 
     name = "ray"
 
-    def __init__(
-        self, address: str | None = None, place_timeout_s: float = PLACE_TIMEOUT_S, *, ipc: bool = True
-    ) -> None:
+    def __init__(self, address: str | None = None, *, ipc: bool = True) -> None:
         self._address = address
-        self._place_timeout_s = place_timeout_s
         self._ipc = ipc
         self._cluster: RayCluster | None = None
         self._launched: Launched | None = None
@@ -218,7 +213,7 @@ class RayLauncher:
     def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> RayHandle:
         assert self._cluster is not None and self._launched is not None, "prepare and gateway_links come first"
         placed = spec if self._working_dir is None else replace(spec, folder="")
-        return RayHandle(placed, self._launched, self._cluster, self._working_dir, self._place_timeout_s, changed)
+        return RayHandle(placed, self._launched, self._cluster, self._working_dir, changed)
 
     def bind(self, run_folder: str) -> str:
         """For peers on the same machine; each replica adds tcp, on the address that its machine has in the cluster."""

@@ -37,13 +37,14 @@ class EdgeStart:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a replica asks of the machine it is put on; for launchers that choose one. ``memory`` in bytes."""
+    """What a replica asks of its machine, and for how long; for launchers that choose one. ``memory`` in bytes."""
 
     cpu: float = 0.1
     gpu: float = 0.0
     memory: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     spread: bool = False
+    timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def host_spec(
         log_level=log_level,
         preload=tuple(sorted({m for stage in members for m in getattr(stage.node_class, "preload", ())})),
         env=how.env,
-        placement=Placement(how.cpu, how.gpu, how.memory, how.labels, how.spread),
+        placement=Placement(how.cpu, how.gpu, how.memory, how.labels, how.spread, plan.deploy.place_timeout_s),
     )
 
 

@@ -100,11 +100,11 @@ def test_a_replica_that_fits_no_machine_is_refused_at_once(stage: dict, message:
 
 def test_replicas_that_fit_alone_but_not_together_give_up_and_say_what_is_short() -> None:
     cores = os.cpu_count() or 1
-    deploy = DeploySpec.model_validate({"stages": {"a": {"cpu": cores}, "b": {"cpu": cores}}})
+    deploy = DeploySpec.model_validate({"place_timeout_s": 3.0, "stages": {"a": {"cpu": cores}, "b": {"cpu": cores}}})
     plan = make_plan(chain(), deploy)
     said: list[Change] = []
     with pytest.raises(og.LaunchError, match=r"not placed after 3 s: CPU: \d+ asked, no machine has more free than 0"):
-        Deployment(plan, RayLauncher(place_timeout_s=3.0), on_change=said.append)
+        Deployment(plan, RayLauncher(), on_change=said.append)
     assert next(change.state for change in said if change.name == "b/0.0") is State.PLACING
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from omni_graph.plan import make_plan
 from omni_graph.runtime.ray_placement import Machine, actor_options, asked, never_fits, shortage
 from omni_graph.runtime.replica import Placement, ReplicaSpec
+from omni_graph.runtime.specs import host_spec
+from omni_graph.spec import DeploySpec
+from tests.runtime.graphs import chain
 
 GIB = float(1 << 30)
 
@@ -73,3 +77,11 @@ def test_ray_restarts_and_repeats_nothing_and_has_the_environment_before_any_imp
     }
     assert asked(placement) == {"CPU": 0.5, "GPU": 0.25, "memory": GIB}
     assert ReplicaSpec.from_json(spec.to_json()) == spec
+
+
+def test_the_deploy_file_says_how_long_a_place_is_looked_for() -> None:
+    for written, seconds in (({}, 60.0), ({"place_timeout_s": 7.5}, 7.5)):
+        plan = make_plan(chain(), DeploySpec.model_validate(written))
+        assert host_spec(plan, "a", "", "", 1, "INFO").placement.timeout_s == seconds
+    with pytest.raises(ValueError, match="place_timeout_s"):
+        DeploySpec.model_validate({"place_timeout_s": 0.0})
