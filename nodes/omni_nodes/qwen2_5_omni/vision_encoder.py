@@ -35,8 +35,8 @@ class _Stream:
 class VisionEncoder:
     """Patches to embeddings, by transformers' Qwen2_5OmniVisionEncoder.
 
-    ``max_batch`` requests share a call, of ``max_patches`` in all (1,024: 448 x 448 pixels, 1.3 TFLOP as published); a larger
-    picture has one to itself. ``cache_bytes`` of rows are kept by the content of their picture (0: none).
+    ``max_batch`` requests share a call, of ``max_patches`` in all (1,024 are 448 x 448 pixels, 1.3 TFLOP as published); a
+    larger picture has one to itself. ``cache_bytes`` of rows are kept by the content of their picture (0: none).
     """
 
     preload = PRELOAD
