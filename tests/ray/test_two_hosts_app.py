@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from omni_graph.graph import Graph
 from omni_graph.runtime.app import App
 from tests.ray.hosts import HERE, THERE, TwoHosts, run_on
 from tests.ray.hosts import hosts as hosts  # a fixture
+from tests.runtime import test_app as everywhere
 from tests.runtime.graphs import chain, eventually
 from tests.runtime.test_app import (  # noqa: F401
     test_a_deadline_ends_the_request_everywhere,
@@ -48,3 +51,23 @@ def test_replicas_are_where_they_were_pinned(app: App) -> None:
     stages = app.status()["stages"]
     assert [replica["host"] for replica in stages["a"]["replicas"]] == [THERE, THERE]
     assert [replica["host"] for replica in stages["b"]["replicas"]] == [HERE]
+
+
+@pytest.fixture
+def pinned(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests launch themselves has ``a`` there and the rest here."""
+
+    def launch(made: Graph, _: str, **deploy: Any) -> App:
+        return run_on(hosts, made, [name for name in made.spec.nodes if name != "a"], ["a"], **deploy)
+
+    monkeypatch.setattr(everywhere, "launch", launch)
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_reader_that_stops_pauses_its_own_request_only() -> None:
+    everywhere.test_a_reader_that_stops_pauses_its_own_request_only("ray")
+
+
+@pytest.mark.usefixtures("pinned")
+def test_arrays_arrive_as_sent() -> None:
+    everywhere.test_arrays_arrive_as_sent("ray")
