@@ -19,6 +19,12 @@ BENCHES = {
     "start": "benchmarks.start",
     "hop": "benchmarks.hop",
     "overhead": "benchmarks.overhead",
+    "first_audio": "benchmarks.first_audio",
+    "total": "benchmarks.total",
+    "throughput": "benchmarks.throughput",
+    "throughput_speech": "benchmarks.throughput_speech",
+    "join": "benchmarks.join",
+    "slow_client": "benchmarks.slow_client",
 }
 
 

@@ -1,7 +1,8 @@
 """What a bench hands back: series of samples, rows that compare two of them, and the JSON of both.
 
 Every sample is kept. A ratio is the median over rounds of (ours / against) inside one round, so that a machine that slows
-down between rounds slows both sides. A losing row stands beside a winning one.
+down between rounds slows both sides; what is measured once stands against every round. A losing row stands beside a
+winning one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import comb
 from statistics import median
 from typing import Any
 
@@ -17,6 +19,7 @@ from benchmarks.machine import Machine
 
 OURS = "ours"
 Statistic = Callable[[Sequence[float]], float]
+Interval = tuple[float, float]
 DIGITS = 8
 
 
@@ -24,6 +27,7 @@ class Of(StrEnum):
     """What a goal bounds."""
 
     RATIO = "ratio"
+    INTERVAL = "95% interval of the ratio"
     OURS = "ours"
     MORE = "ours - against"
 
@@ -40,10 +44,13 @@ class Goal:
         sign, bound = ("<=", self.at_most) if self.at_most is not None else (">=", self.at_least)
         return f"{self.of} {sign} {bound:g}"
 
-    def met(self, ours: float, against: float | None, ratio: float | None) -> bool | None:
-        """Is it reached? None where the other side was not measured."""
+    def met(
+        self, ours: float, against: float | None, ratio: float | None, interval: Interval | None = None
+    ) -> bool | None:
+        """Is it reached, by the near end of ``interval`` where the goal is of that? None where a side was not measured."""
         more = None if against is None else ours - against
-        seen = {Of.RATIO: ratio, Of.OURS: ours, Of.MORE: more}[self.of]
+        near = None if interval is None else interval[0 if self.at_most is not None else 1]
+        seen = {Of.RATIO: ratio, Of.OURS: ours, Of.MORE: more, Of.INTERVAL: near}[self.of]
         if seen is None:
             return None
         return seen <= self.at_most if self.at_most is not None else seen >= (self.at_least or 0.0)
@@ -105,14 +112,17 @@ class Report:
     def compare(
         self, ours: Series, against: Series, goal: Goal | None = None, statistic: Statistic = median, metric: str = ""
     ) -> Row:
-        """The row of two series that were measured in the same rounds; both are kept."""
+        """The row of two series that were measured in the same rounds, or ``against`` once for all; both are kept."""
         self.keep(ours, against)
         mine, theirs = ours.by_round(statistic), against.by_round(statistic)
+        theirs = theirs * len(mine) if len(theirs) == 1 else theirs
         ratios = [a / b for a, b in zip(mine, theirs, strict=True) if b]
         ratio = median(ratios) if ratios else None
         if ratios:
             self.spreads[len(self.rows)] = Spread(min(ratios), max(ratios))
-        return self._add(ours.case, metric or ours.metric, median(mine), median(theirs), against.of, ratio, goal)
+        interval = median_interval(ratios) if ratios else None
+        name = metric or ours.metric
+        return self._add(ours.case, name, median(mine), median(theirs), against.of, ratio, goal, interval)
 
     def alone(self, ours: Series, why: str, goal: Goal | None = None, statistic: Statistic = median) -> Row:
         """The row of a series with nothing beside it; ``why`` says what is missing, or what the figure is."""
@@ -128,8 +138,9 @@ class Report:
         against_name: str,
         ratio: float | None,
         goal: Goal | None,
+        interval: Interval | None = None,
     ) -> Row:
-        met = None if goal is None else goal.met(ours, against, ratio)
+        met = None if goal is None else goal.met(ours, against, ratio, interval)
         row = Row(self.bench, case, metric, ours, against, against_name, ratio, str(goal) if goal else None, met)
         self.rows.append(row)
         return row
@@ -147,6 +158,17 @@ class Report:
         head = json.dumps(record, indent=1).removesuffix("[]\n}")
         samples = ",\n  ".join(json.dumps(_rounded(asdict(one)), separators=(",", ":")) for one in self.series)
         return f"{head}[\n  {samples}\n ]\n}}\n"
+
+
+def median_interval(samples: Sequence[float]) -> Interval:
+    """An interval that covers the median of what ``samples`` come from with at least 95%, by order statistics (binomial);
+    with fewer than 6 samples there is none, and it is their whole range."""
+    ordered, n = sorted(samples), len(samples)
+    cut, tail = 0, 2 * 0.5**n
+    while tail + 2 * comb(n, cut + 1) * 0.5**n <= 0.05:
+        cut += 1
+        tail += 2 * comb(n, cut) * 0.5**n
+    return ordered[cut], ordered[n - 1 - cut]
 
 
 def _rounded(value: Any) -> Any:

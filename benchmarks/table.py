@@ -42,7 +42,7 @@ def _cells(row: Row, spread: str) -> tuple[str, ...]:
 
 def _figure(value: float, metric: str) -> str:
     """Times in the unit that suits them, all else as it is."""
-    if not metric.endswith(("_s", "s_per_node")) or metric.endswith("packets_per_s"):
+    if not metric.endswith(("_s", "s_per_node")) or metric.endswith("_per_s"):
         return f"{value:.4g}"
     unit, scale = next((one for one in TIMES if value >= one[1]), TIMES[-1])
     return f"{value / scale:.3g} {unit}"

@@ -15,7 +15,7 @@ SOURCE_TREE = Path(__file__).parents[2]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="start, hop or overhead.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="start, hop, total ...; an unknown one lists all.")],
     json: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Every sample and row, to OUT.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="The ratios as a picture, to OUT.svg.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only see that it runs; its figures mean nothing.")] = False,

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.machine import Machine
 from benchmarks.measure import interleaved, percentile
 from benchmarks.plot import svg
-from benchmarks.report import OURS, Goal, Of, Report, Series
+from benchmarks.report import OURS, Goal, Of, Report, Series, median_interval
 from omni_graph.cli import bench as bench_command
 from tests.cli.command import command
 
@@ -21,6 +21,14 @@ METRICS = {
     "start": {"wall_s", "modules", "heavy_modules"},
     "hop": {"one_way_s", "p99_one_way_s", "cores"},
     "overhead": {"packets_per_s", "latency_s", "added_s_per_node"},
+}
+OF_MODELS = {
+    "first_audio": {"first_audio_s", "steady_first_audio_s", "pace", "underruns"},
+    "total": {"total_s"},
+    "throughput": {"tokens_per_s", "requests_per_s", "total_s"},
+    "throughput_speech": {"sound_s_per_s", "requests_per_s", "real_time_factor", "first_audio_s"},
+    "join": {"total_s", "first_audio_s"},
+    "slow_client": {"tokens_per_s", "slow_requests_paused", "resident_bytes"},
 }
 
 
@@ -32,7 +40,7 @@ def series(of: str, *rounds: tuple[float, ...]) -> Series:
     return Series("64 B", "one_way_s", of, rounds)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [*METRICS, *(pytest.param(name, marks=pytest.mark.slow) for name in OF_MODELS)])
 def test_a_bench_runs_and_its_json_is_whole(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, plot = tmp_path / "out.json", tmp_path / "out.svg"
     ran = command(capsys, "bench", name, "--quick", "--json", str(out), "--plot", str(plot))
@@ -41,7 +49,7 @@ def test_a_bench_runs_and_its_json_is_whole(name: str, tmp_path: Path, capsys: p
     assert record["bench"] == name and record["quick"] is True
     assert {"cpu", "cores", "memory_bytes", "kernel"} <= set(record["machine"])
     assert record["versions"]["omni-graph"] and record["commit"]
-    assert {row["metric"] for row in record["rows"]} == METRICS[name]
+    assert {row["metric"] for row in record["rows"]} == (METRICS | OF_MODELS)[name]
     for row in record["rows"]:
         _check_row(row, record["samples"])
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
@@ -109,6 +117,28 @@ def test_a_ratio_is_taken_inside_each_round() -> None:
 )
 def test_a_goal_is_met_or_missed(goal: Goal, met: bool) -> None:
     assert report().compare(series(OURS, (4.0,)), series("raw", (2.0,)), goal).met is met
+
+
+def test_what_was_measured_once_stands_against_every_round() -> None:
+    row = report().compare(series(OURS, (2.0,), (3.0,), (7.0,)), series("raw", (1.0,)))
+    assert (row.ratio, row.against) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize(("goal", "met"), [(0.97, True), (1.1, False)])
+def test_a_goal_near_one_is_met_where_the_interval_reaches_it(goal: float, met: bool) -> None:
+    rounds = [0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 1.0]
+    row = report().compare(
+        series(OURS, *((one,) for one in rounds)),
+        series("raw", *((1.0,) for _ in rounds)),
+        Goal(Of.INTERVAL, at_least=goal),
+    )
+    assert (row.ratio, row.met) == (0.95, met)
+
+
+@pytest.mark.parametrize(("samples", "cut"), [(1, 0), (5, 0), (7, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
+def test_the_interval_of_a_median_is_the_tabled_one(samples: int, cut: int) -> None:
+    """Order statistics of the sign test, two-sided 5%; below 6 samples no interval is that sure."""
+    assert median_interval(range(samples)) == (cut, samples - 1 - cut)
 
 
 def test_a_goal_against_what_was_not_measured_is_neither_met_nor_missed() -> None:
