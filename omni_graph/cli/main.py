@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "omni_graph.cli.status:status",
     "scale": "omni_graph.cli.scale:scale",
     "drain": "omni_graph.cli.drain:drain",
+    "replace": "omni_graph.cli.replace:replace",
     "logs": "omni_graph.cli.logs:logs",
     "check": "omni_graph.cli.check:check",
     "draw": "omni_graph.cli.draw:draw",

@@ -81,8 +81,12 @@ def test_from_up_to_down(held: Held, state: Path) -> None:
     assert ran.code == 0 and "talk/1.0" in ran.out and "talk on processes: 0 running" in ran.out
     ran = held.command("drain", "talk/0", "--json")
     assert [one["id"] for one in json.loads(ran.out)["stages"]["talk"]["replicas"]] == ["talk/1.0"]
+    ran = held.command("replace", "talk", "--set", "loading=", "--json")
+    assert [(one["id"], one["revision"]) for one in json.loads(ran.out)["stages"]["talk"]["replicas"]] == [
+        ("talk/2.0", 1)
+    ]
     ran = held.command("logs", "talk")
-    assert ran.code == 0 and ": opened" not in ran.out and "talk/1.0" in ran.out and "loaded in" in ran.out
+    assert ran.code == 0 and ": opened" not in ran.out and "talk/2.0" in ran.out and "loaded in" in ran.out
 
     held.background.signal(signal.SIGTERM)
     assert held.background.end() == 0
@@ -153,10 +157,21 @@ def test_failures_there_are_told_here(held: Held, tmp_path: Path) -> None:
     assert held.command("run", TALK, *GO, "--outputs", "text").out == "0000 0001 0002\n"
     ran = held.command("run", "words", *GO)
     assert ran.code == 1 and "serves another graph than words: talk" in ran.err
-    for words, message in ((("scale", "tak=2"), "no stage 'tak'"), (("drain", "talk/7"), "no replica 7")):
+    for words, message in (
+        (("scale", "tak=2"), "no stage 'tak'"),
+        (("drain", "talk/7"), "no replica 7"),
+        (("replace", "talk", "--set", "louding=x"), "talk.config.louding: is no key of its config"),
+        (("replace", "talk", "--set", "loading=4"), "talk.config.loading: takes str, got 4"),
+    ):
         ran = held.command(*words)
         assert ran.code == 1 and message in ran.err
-    for words in (("scale", "talk"), ("scale", "talk=x"), ("drain", "talk/x"), ("drain", "/1")):
+    for words in (
+        ("scale", "talk"),
+        ("scale", "talk=x"),
+        ("drain", "talk/x"),
+        ("drain", "/1"),
+        ("replace", "talk", "--set", "x"),
+    ):
         assert held.command(*words).code == 2
     assert held.command("status", "--token", "wrong").code == 1
 
