@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 ROWS = 16  # what oneDNN lays the weight out for; this layout is the fastest, or within 3% of it, at 1 to 300 rows
 NO_FUSION = ("none", [], "")  # the operator's attr, scalars and algorithm: nothing follows the multiplication
+GELU_TANH = ("gelu", [], "tanh")
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,14 +26,15 @@ M = TypeVar("M", bound=nn.Module)
 class PackedLinear(nn.Module):
     """``nn.Linear`` on (..., in_features), for inference. It has no ``weight``: what wants that fails at once."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, fusion: tuple[str, list[float], str] = NO_FUSION) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self._fusion = fusion
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, *NO_FUSION)
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, *self._fusion)
         return result
 
     def extra_repr(self) -> str:
@@ -51,6 +54,15 @@ def pack_linears(module: M, keep: Collection[str] = ()) -> M:
             parent, _, attribute = name.rpartition(".")
             setattr(module.get_submodule(parent), attribute, pack_linears(child))
     return module
+
+
+def fuse_gelu(layers: nn.ModuleList) -> None:
+    """Pack each linear layer that a GELU (approximate="tanh") follows together with it: on a CPU that GELU by itself takes
+    three quarters of the time of the layer before it."""
+    for index, (linear, gelu) in enumerate(pairwise(list(layers))):
+        tanh = isinstance(gelu, nn.GELU) and gelu.approximate == "tanh"
+        if tanh and type(linear) is nn.Linear and _packable(linear.weight):
+            layers[index], layers[index + 1] = PackedLinear(linear, GELU_TANH), nn.Identity()
 
 
 def _packable(weight: torch.Tensor) -> bool:

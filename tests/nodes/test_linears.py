@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from omni_nodes import linears
-from omni_nodes.linears import PackedLinear, pack_linears
+from omni_nodes.linears import PackedLinear, fuse_gelu, pack_linears
 
 torch.set_num_threads(1)
 SIZES = st.integers(1, 80)
@@ -97,3 +97,24 @@ def test_a_torch_without_the_operators_keeps_its_layers_and_says_so(
 def test_input_of_another_width_is_an_error() -> None:
     with pytest.raises(RuntimeError):
         pack_linears(linear(6, 6))(torch.randn(2, 7))
+
+
+def test_a_gelu_behind_a_layer_is_computed_with_it() -> None:
+    layers = nn.ModuleList([linear(8, 24), nn.GELU(approximate="tanh"), nn.Dropout(0.0), linear(24, 8)]).eval()
+    rows = torch.randn(7, 8)
+    expected = through(layers, rows)
+    fuse_gelu(layers)
+    assert [type(layer) for layer in layers] == [PackedLinear, nn.Identity, nn.Dropout, nn.Linear]
+    assert torch.allclose(through(layers, rows), expected, atol=1e-5)
+
+
+def test_another_gelu_is_left_alone() -> None:
+    layers = nn.ModuleList([linear(8, 8), nn.GELU()])
+    fuse_gelu(layers)
+    assert [type(layer) for layer in layers] == [nn.Linear, nn.GELU]
+
+
+def through(layers: nn.ModuleList, rows: torch.Tensor) -> torch.Tensor:
+    for layer in layers:
+        rows = layer(rows)
+    return rows

@@ -86,11 +86,11 @@ def _heads(attention: reference.DiTAttention, projected: torch.Tensor) -> torch.
 
 
 def _rotate_first_head(states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """RoPE (interleaved pairs) on head 0 of (N, B, H, head) and on no other, as the checkpoint was trained."""
+    """RoPE (interleaved pairs) in place, on head 0 of (N, B, H, head) and on no other, as the checkpoint was trained."""
     cos, sin = rope
     first = reference.deinterleave_head_dim(states[:, :, 0])
-    rotated = first * cos + reference.rotate_half(first) * sin
-    return torch.cat((rotated.unsqueeze(2), states[:, :, 1:]), dim=2)
+    states[:, :, 0] = first * cos + reference.rotate_half(first) * sin
+    return states
 
 
 def _gather(states: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
-from omni_nodes.linears import pack_linears
+from omni_nodes.linears import fuse_gelu, pack_linears
 from omni_nodes.qwen2_5_omni.block_attention import Layout, Reach, attend, lay_out
 from omni_nodes.qwen2_5_omni.flow_matching import Noise, Trajectory, evaluation_times
 
@@ -63,7 +63,10 @@ class WindowSolve:
 
 
 class CodecDiTModel:
-    """The DiT of one checkpoint and the voices it speaks with. Stateless between calls, but for the last layout."""
+    """The DiT of one checkpoint and the voices it speaks with. Stateless between calls, but for the last layout.
+
+    The module is its own from then on: on a CPU its linear layers are packed in place (omni_nodes.linears).
+    """
 
     def __init__(self, dit: reference.Qwen2_5OmniToken2WavDiTModel, voices: Mapping[str, Voice]) -> None:
         self._dit = dit.eval()
@@ -82,7 +85,16 @@ class CodecDiTModel:
             self._modulations = [block.attn_norm.linear(functional.silu(time)) for block in dit.transformer_blocks]
             self._last_modulation = dit.norm_out.linear(functional.silu(time))
             self._speakers = {name: self._speaker_terms(voice) for name, voice in voices.items()}
+        self._forget_what_the_tables_hold()
+        for block in dit.transformer_blocks:
+            fuse_gelu(block.ff.ff)
         pack_linears(dit, keep={"input_embed.proj"})
+
+    def _forget_what_the_tables_hold(self) -> None:
+        """The modulations' weights, two fifths of the published DiT's, and ECAPA: nothing runs them again."""
+        for block in self._dit.transformer_blocks:
+            del block.attn_norm.linear
+        del self._dit.norm_out.linear, self._dit.time_embed, self._dit.input_embed.spk_encoder
 
     @property
     def voices(self) -> tuple[str, ...]:
@@ -136,11 +148,12 @@ class CodecDiTModel:
         """The layers over (2N, B, D), to the velocities (2N, B, M). As Qwen2_5OmniToken2WavDiTModel.forward."""
         for block, table, reach in zip(self._dit.transformer_blocks, self._modulations, self._reaches, strict=True):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table[times].unsqueeze(1).chunk(6, dim=-1)
-            normed = block.attn_norm.norm(hidden) * (1 + scale_a) + shift_a
-            hidden = hidden + gate_a * attend(block.attn, normed, layout.rope, layout.neighbours[reach])
-            hidden = hidden + gate_m * block.ff(block.ff_norm(hidden) * (1 + scale_m) + shift_m)
+            normed = torch.addcmul(shift_a, block.attn_norm.norm(hidden), 1 + scale_a)
+            hidden = torch.addcmul(hidden, gate_a, attend(block.attn, normed, layout.rope, layout.neighbours[reach]))
+            normed = torch.addcmul(shift_m, block.ff_norm(hidden), 1 + scale_m)
+            hidden = torch.addcmul(hidden, gate_m, block.ff(normed))
         scale, shift = self._last_modulation[times].unsqueeze(1).chunk(2, dim=-1)
-        velocity: torch.Tensor = self._dit.proj_out(self._dit.norm_out.norm(hidden) * (1 + scale) + shift)
+        velocity: torch.Tensor = self._dit.proj_out(torch.addcmul(shift, self._dit.norm_out.norm(hidden), 1 + scale))
         return velocity
 
     def _speaker_terms(self, voice: Voice) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
+from omni_nodes.allocator import keep_freed_memory
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError
 from omni_nodes.qwen2_5_omni.quiet import no_token_id_warning
 from omni_nodes.supported import require_transformers
@@ -179,6 +180,8 @@ def _on_meta(cls: type[P], config: Any) -> P:
 def _fill(model: M, checkpoint: Checkpoint, prefix: str, device: Device, dtype: str) -> M:
     """Give every parameter its tensor from the files; then move to ``device``, eval mode, no gradient."""
     place = resolve_device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     wanted = dict(model.named_parameters())
     stored = {name[len(prefix) :]: file for name, file in checkpoint.tensors.items() if name.startswith(prefix)}
     buffers = dict(model.named_buffers())
