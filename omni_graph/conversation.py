@@ -6,8 +6,6 @@ at once; files are then read one piece at a time, as the graph takes them, and n
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni_graph.errors import Code, RequestError
+from omni_graph.errors import RequestError
+from omni_graph.inline_media import bad_input, check_limit, openai_part
 from omni_graph.payload import DEFAULT_MAX_PACKET_BYTES, Conversation
 from omni_graph.spec import Limits
 
 PIECE = DEFAULT_MAX_PACKET_BYTES - 4096
 MEDIA = ("image", "audio", "video")
+LIVE = "live"
+LIVE_MEDIA = ("audio", "video")
 MAX_MESSAGES_BYTES = DEFAULT_MAX_PACKET_BYTES - 4096
 
 Medium = Path | bytes | Any
@@ -59,7 +60,7 @@ class File:
                 while left:
                     piece = file.read(min(PIECE, left))
                     if not piece:
-                        raise _bad(str(self.path), f"became shorter than its {self.size} bytes while it was read")
+                        raise bad_input(str(self.path), f"became shorter than its {self.size} bytes while it was read")
                     left -= len(piece)
                     yield piece, not left
         except OSError as error:
@@ -73,11 +74,13 @@ def conversation_packets(
 
     A part's medium is a path, bytes, or an array with ``.shape`` and ``.dtype`` (float32 sound with ``sample_rate``, uint8
     pictures, uint8 (T, H, W, 3) video with ``fps``); or an OpenAI part ``image_url``, ``input_audio``, ``video_url`` with
-    the bytes inside. Raises RequestError(invalid_input) with the place, e.g. ``messages[0].content[2]``, for messages that
-    are none, for a file that is not there, and past ``limits`` (messages, parts, images, bytes of a medium).
+    the bytes inside. The medium ``"live"`` of an audio or video part is no file (``"./live"`` is one): it says where sound
+    and pictures that are written live belong. Raises RequestError(invalid_input) with the place, e.g.
+    ``messages[0].content[2]``, for messages that are none, for a file that is not there, and past ``limits`` (messages,
+    parts, images, bytes of a medium).
     """
     if isinstance(messages, str | bytes | Mapping) or not all(isinstance(one, Mapping) for one in messages):
-        raise _bad("conversation", "must be a list of messages {'role', 'content'}")
+        raise bad_input("conversation", "must be a list of messages {'role', 'content'}")
     reader = _Reader(folder or Path(), limits or Limits())
     plain = [reader.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     reader.check(plain)
@@ -93,6 +96,7 @@ class _Reader:
         self._limits = limits
         self._parts = 0
         self._images = 0
+        self._live = False
 
     def message(self, message: Mapping[str, Any], place: str) -> dict[str, Any]:
         """The message with its media numbered."""
@@ -108,9 +112,13 @@ class _Reader:
         for name, count in seen.items():
             allowed = getattr(self._limits, name)
             if count > allowed:
-                raise _bad("conversation", f"{count} {name}; at most {allowed} are allowed (limits.{name})")
-        if not self.media and not any(_says_something(message.get("content")) for message in messages):
-            raise _bad("conversation", "is empty; at least one message with text or a medium is needed")
+                raise bad_input("conversation", f"{count} {name}; at most {allowed} are allowed (limits.{name})")
+        if (
+            not self.media
+            and not self._live
+            and not any(_says_something(message.get("content")) for message in messages)
+        ):
+            raise bad_input("conversation", "is empty; at least one message with text or a medium is needed")
 
     def _part(self, part: Any, place: str) -> Any:
         if not isinstance(part, Mapping):
@@ -118,7 +126,10 @@ class _Reader:
         kind = part.get("type")
         medium: Medium
         if kind in ("image_url", "input_audio", "video_url"):
-            kind, medium, extra = _openai_part(part, place, self._limits)
+            kind, medium, extra = openai_part(part, place, self._limits)
+        elif kind in LIVE_MEDIA and isinstance(part.get(kind), str) and part[kind] == LIVE:
+            self._live = True
+            return {"type": kind, "format": LIVE, "name": place, **_extra(part, str(kind), place)}
         elif kind in MEDIA:
             medium, extra = _own_part(part, str(kind), place)
         else:
@@ -139,42 +150,22 @@ class _Reader:
             return bytes(medium)
         import numpy as np
 
-        _check_limit(size, kind, name, self._limits)
+        check_limit(size, kind, name, self._limits)
         return np.ascontiguousarray(medium).tobytes()
 
 
 def _own_part(part: Mapping[str, Any], kind: str, place: str) -> tuple[Medium, dict[str, Any]]:
     if kind not in part:
-        raise _bad(place, f"a part of type {kind!r} needs the field {kind!r}: a path, bytes or an array")
+        raise bad_input(place, f"a part of type {kind!r} needs the field {kind!r}: a path, bytes or an array")
+    return part[kind], _extra(part, kind, place)
+
+
+def _extra(part: Mapping[str, Any], kind: str, place: str) -> dict[str, Any]:
+    """The part's other fields."""
     extra = {key: value for key, value in part.items() if key not in ("type", kind)}
     if kind == "video" and "audio" in extra and not isinstance(extra["audio"], bool):
-        raise _bad(place, "'audio' of a video part says whether its own sound is used: true or false")
-    return part[kind], extra
-
-
-def _openai_part(part: Mapping[str, Any], place: str, limits: Limits) -> tuple[str, bytes, dict[str, Any]]:
-    name = str(part["type"])
-    kind, inner = name.removesuffix("_url").removeprefix("input_"), part.get(name)
-    if name == "input_audio":
-        data = inner.get("data") if isinstance(inner, Mapping) else None
-        if not isinstance(data, str):
-            raise _bad(place, "input_audio needs {'data': base64, 'format': ...}")
-        return kind, _base64(data, kind, place, limits), {}
-    url = inner.get("url") if isinstance(inner, Mapping) else inner
-    if not isinstance(url, str) or not url.startswith("data:"):
-        raise _bad(place, f"{name} must hold a data: URL; other URLs are not fetched")
-    head, _, data = url.partition(",")
-    if not head.endswith(";base64"):
-        raise _bad(place, f"{name}: a data: URL must be base64")
-    return kind, _base64(data, kind, place, limits), {}
-
-
-def _base64(data: str, kind: str, place: str, limits: Limits) -> bytes:
-    _check_limit(len(data) // 4 * 3 - 2, kind, place, limits)  # what it decodes to, at the least
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _bad(place, f"not base64: {error}") from None
+        raise bad_input(place, "'audio' of a video part says whether its own sound is used: true or false")
+    return extra
 
 
 def _describe(medium: Medium, place: str) -> dict[str, Any]:
@@ -185,7 +176,7 @@ def _describe(medium: Medium, place: str) -> dict[str, Any]:
     dtype, shape = getattr(medium, "dtype", None), getattr(medium, "shape", None)
     if shape is not None and str(dtype).rpartition(".")[2] in ("float32", "uint8"):
         return {"format": str(dtype).rpartition(".")[2], "shape": list(shape), "name": place}
-    raise _bad(
+    raise bad_input(
         place, f"a medium is a path, bytes, or a float32 or uint8 array; got {type(medium).__name__} {dtype or ''}"
     )
 
@@ -196,7 +187,7 @@ def _regular_file(path: Path) -> File:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise _bad(str(path), f"is {what}; a file is needed")
+            raise bad_input(str(path), f"is {what}; a file is needed")
         path.open("rb").close()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -205,14 +196,8 @@ def _regular_file(path: Path) -> File:
 
 def _check_bytes(size: int, kind: str, name: str, limits: Limits) -> None:
     if not size:
-        raise _bad(name, "is empty (0 bytes)")
-    _check_limit(size, kind, name, limits)
-
-
-def _check_limit(size: int, kind: str, name: str, limits: Limits) -> None:
-    allowed = getattr(limits, f"{kind}_bytes")
-    if size > allowed:
-        raise _bad(name, f"has {size} bytes; at most {allowed} are allowed for {kind} (limits.{kind}_bytes)")
+        raise bad_input(name, "is empty (0 bytes)")
+    check_limit(size, kind, name, limits)
 
 
 def _bytes_pieces(data: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -231,17 +216,13 @@ def _text_of(messages: Sequence[Mapping[str, Any]]) -> str:
         text = json.dumps(messages, ensure_ascii=False)
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise _bad("conversation", "has text that is not Unicode (bytes that are not UTF-8)") from None
+        raise bad_input("conversation", "has text that is not Unicode (bytes that are not UTF-8)") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise _bad("conversation", f"is not JSON but for its media: {error}") from None
+        raise bad_input("conversation", f"is not JSON but for its media: {error}") from None
     if size > MAX_MESSAGES_BYTES:
-        raise _bad("conversation", f"{size} bytes of text; at most {MAX_MESSAGES_BYTES} are allowed")
+        raise bad_input("conversation", f"{size} bytes of text; at most {MAX_MESSAGES_BYTES} are allowed")
     return text
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> RequestError:
-    return _bad(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
-
-
-def _bad(place: str, message: str) -> RequestError:
-    return RequestError("", Code.INVALID_INPUT, f"{place}: {message}")
+    return bad_input(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")

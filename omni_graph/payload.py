@@ -247,8 +247,9 @@ class Conversation:
 
     The messages packet has ``media`` -1 and ``messages``, a JSON list of ``{"role", "content": [parts]}``; a media part is
     ``{"type", "media": k, "format", ...}`` with ``format`` ``file`` (``name``: what the user called it), or ``float32``
-    (``shape``, ``sample_rate``) or ``uint8`` (``shape``, ``fps`` for a video) for raw little-endian arrays. A media packet
-    has ``media`` k, up to 1 MiB less a little of ``data``, and ``last`` on the final piece.
+    (``shape``, ``sample_rate``) or ``uint8`` (``shape``, ``fps`` for a video) for raw little-endian arrays. A part with
+    ``format`` ``live`` has no number and no bytes: what is written live belongs there. A media packet has ``media`` k, up to
+    1 MiB less a little of ``data``, and ``last`` on the final piece.
     """
 
     messages: str = ""

@@ -17,8 +17,9 @@ class LayoutSegment:
 
     ``kind`` is ``text``, ``audio``, ``image`` or ``video``. ``span`` numbers the media item this belongs to (-1: text);
     ``first`` is the index, among the span's tokens of this kind, of the segment's first. ``grid`` is (t, h, w) of the
-    whole item in patches before the 2x2 merge, zero for text and audio. ``joint`` text tokens share one position (the
-    markers around a video with its sound); all segments of one span, audio and video alike, count from the same base.
+    whole item in patches before the 2x2 merge, zero for text and audio; t is 0 in what is live. ``joint`` text tokens share
+    one position (the markers around a video with its sound); all segments of one span, audio and video alike, count from
+    the same base.
     """
 
     kind: str

@@ -19,7 +19,7 @@ from omni_graph.payload import merge_packets
 from omni_graph.plan import Plan, make_plan
 from omni_graph.runtime.deployment import Deployment, make_launcher
 from omni_graph.runtime.handle import Handle, PacketEvent
-from omni_graph.runtime.inputs import check_outputs, check_params, read_inputs
+from omni_graph.runtime.inputs import check_inputs, check_outputs, check_params, inputs_of, read_inputs
 from omni_graph.runtime.replicas import OnChange
 from omni_graph.runtime.scaling import START_TIMEOUT_S
 from omni_graph.spec import DeploySpec
@@ -134,16 +134,23 @@ class App:
         seed: int | None = None,
         deadline_s: float | None = None,
         session: str | None = None,
+        inputs: Iterable[str] | None = None,
     ) -> Handle:
-        """A request whose inputs are written piece by piece with ``write`` and ``end``."""
+        """A request whose inputs are written piece by piece with ``write`` and ``end``.
+
+        ``inputs``: those that will be written; the others have ended. None: all, but an optional one to which nothing was
+        written when the first event is asked for ends then.
+        """
         asked = self._asked(outputs)
-        stages = set(self.plan.needed(asked))
-        kinds = {
-            name: one.type
-            for name, one in self.plan.inputs.items()
-            if any(self.plan.edges[number].reader in stages for number in one.edges)
-        }
-        return self._submit(asked, params, seed, deadline_s, kinds, session)
+        stages = self.plan.needed(asked)
+        named = None if inputs is None else tuple(inputs)
+        reads = inputs_of(self.plan, stages) if named is None else check_inputs(self.plan, named, stages)
+        kinds = {name: one.type for name, one in reads.items()}
+        undecided = () if named is not None else tuple(name for name, one in reads.items() if one.optional)
+        handle = self._submit(asked, params, seed, deadline_s, kinds, session, undecided)
+        for name in reads.keys() - set(reads if named is None else named):
+            handle.end(name)
+        return handle
 
     def _asked(self, outputs: Iterable[str] | None) -> tuple[str, ...]:
         asked = check_outputs(self.plan, outputs)
@@ -160,6 +167,7 @@ class App:
         deadline_s: float | None,
         inputs: Mapping[str, type],
         session: str | None,
+        undecided: Iterable[str] = (),
     ) -> Handle:
         check_params(self.plan, params or {})
         if session is not None and not 0 < len(session) <= MAX_SESSION:
@@ -175,7 +183,7 @@ class App:
             session=session or "",
         )
         assert self._deployment.gateway is not None
-        return Handle(self._deployment.gateway, submission, inputs)
+        return Handle(self._deployment.gateway, submission, inputs, undecided)
 
     def scale(
         self, stage: str, replicas: int, timeout_s: float = START_TIMEOUT_S, drain_timeout_s: float | None = None

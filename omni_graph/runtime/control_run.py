@@ -63,10 +63,7 @@ class RunExchange:
         outputs = check_outputs(plan, head.outputs)
         reads = check_inputs(plan, head.inputs, plan.needed(outputs))
         self._kinds = {name: one.type for name, one in reads.items() if name in head.inputs}
-        handle = self._app.open(outputs, head.params, head.seed, head.deadline_s, head.session)
-        for name in reads.keys() - self._kinds.keys():
-            handle.end(name)
-        return handle
+        return self._app.open(outputs, head.params, head.seed, head.deadline_s, head.session, head.inputs)
 
     def serve(self, handle: Handle) -> None:
         """Until the request has ended and its client has heard so, or has gone."""

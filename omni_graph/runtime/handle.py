@@ -28,7 +28,14 @@ class PacketEvent:
 class Handle:
     """One request under way. Write and end its inputs, read its events, cancel it; from any thread, read from one."""
 
-    def __init__(self, gateway: GatewayLoop, submission: Submission, inputs: Mapping[str, type]) -> None:
+    def __init__(
+        self,
+        gateway: GatewayLoop,
+        submission: Submission,
+        inputs: Mapping[str, type],
+        undecided: Iterable[str] = (),
+    ) -> None:
+        """``undecided``: inputs that end when the first event is asked for, where nothing was written to them until then."""
         self.request = submission.request
         self.seed = submission.seed
         self.outputs = submission.outputs
@@ -38,6 +45,7 @@ class Handle:
         self.total_s = 0.0
         self._gateway = gateway
         self._inputs = dict(inputs)
+        self._undecided = set(undecided)
         self._mailbox = Mailbox(self._read_back)
         self._error: RequestError | None = None
         self._ended = False
@@ -50,8 +58,9 @@ class Handle:
         kind = self._inputs.get(name)
         if kind is None:
             known = ", ".join(self._inputs) or "none"
-            raise RequestError(self.request, Code.INVALID_INPUT, f"no input {name!r} to write to; inputs: {known}")
+            raise RequestError(self.request, Code.INVALID_INPUT, f"no input {name!r} to write to; still open: {known}")
         check_packet(name, kind, packet)
+        self._undecided.discard(name)
         waiting = self._gateway.call(lambda core, now: self._put(core, name, packet, now))
         while waiting > INPUT_PACKETS_WAITING:
             threading.Event().wait(0.002)
@@ -69,6 +78,7 @@ class Handle:
     def end(self, name: str) -> None:
         """The input is complete."""
         self._inputs.pop(name, None)
+        self._undecided.discard(name)
         self._gateway.post(lambda core, now: core.end_input(self.request, name, now))
 
     # ---- outputs
@@ -81,6 +91,7 @@ class Handle:
     def next(self, timeout: float | None = None) -> PacketEvent | None:
         """The next packet; None after the last. Raises RequestError when the request failed, TimeoutError after
         ``timeout`` seconds without an event."""
+        self._decide()
         while not self._ended:
             event = self._mailbox.get(timeout)
             if event is None:
@@ -92,6 +103,11 @@ class Handle:
             raise self._error
         return None
 
+    def _decide(self) -> None:
+        """Who reads has begun to write what he will write."""
+        for name in tuple(self._undecided):
+            self.end(name)
+
     def _on(self, event: Any) -> PacketEvent | None:
         if isinstance(event, OutputPacket):
             return PacketEvent(event.output, event.packet)
@@ -101,6 +117,7 @@ class Handle:
 
     def next_now(self) -> PacketEvent | None:
         """The next packet if one is there; see ``ended``."""
+        self._decide()
         while not self._ended and (event := self._mailbox.get_now()) is not None:
             packet = self._on(event)
             if packet is not None:

@@ -66,14 +66,19 @@ def check_packet(name: str, kind: type, packet: Any) -> None:
         raise RequestError("", Code.INVALID_INPUT, f"input {name!r}: a packet of {size} bytes; allowed: {allowed}")
 
 
-def check_inputs(plan: Plan, given: Iterable[str], stages: Iterable[str]) -> Mapping[str, GraphInput]:
-    """The graph inputs that the routed ``stages`` read; every required one must be given, and no other."""
+def inputs_of(plan: Plan, stages: Iterable[str]) -> Mapping[str, GraphInput]:
+    """The graph inputs that the routed ``stages`` read."""
     routed = set(stages)
-    read = {
+    return {
         name: one
         for name, one in plan.inputs.items()
         if any(plan.edges[number].reader in routed for number in one.edges)
     }
+
+
+def check_inputs(plan: Plan, given: Iterable[str], stages: Iterable[str]) -> Mapping[str, GraphInput]:
+    """The graph inputs that the routed ``stages`` read; every required one must be given, and no other."""
+    read = inputs_of(plan, stages)
     given = set(given)
     unknown = sorted(given - set(plan.inputs))
     missing = sorted(name for name, one in read.items() if not one.optional and name not in given)

@@ -39,6 +39,7 @@ def test_the_checkpoint_reaches_every_stage(plan: Plan) -> None:
 
 def test_the_pairs_that_can_wedge_are_known(plan: Plan) -> None:
     assert [(join.fork, join.join, len(join.arms)) for join in plan.joins] == [
+        ("gateway", "frontend", 3),
         ("frontend", "interleaver", 3),
         ("thinker", "talker", 2),
         ("thinker", "gateway", 2),

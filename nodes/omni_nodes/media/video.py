@@ -24,10 +24,10 @@ FramePair = NDArray[np.uint8]
 
 SAMPLES_A_SECOND = 2.0
 MIN_FRAMES = 4
+CLOCK_TOLERANCE = 1e-6
 _FRAME_RATE_BOUND = 240  # bounds the packets that a probe remembers
 _PACKETS_A_PROBE_STEP = 256
 _PACKETS_A_READ_STEP = 4
-_CLOCK_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,11 @@ def sample_times(times: list[float], seconds: float, fps: float, most: int) -> t
     several samples, so that samples keep the clock. Where ``fps`` would give fewer than 4 or more than ``most``, it is
     changed to give that many, as qwen-omni-utils does. An odd count repeats its last.
     """
-    count = int((times[-1] + _CLOCK_TOLERANCE) * fps) + 1
+    count = int((times[-1] + CLOCK_TOLERANCE) * fps) + 1
     within = min(max(count, MIN_FRAMES), most)
     if within != count and seconds > 0:
         fps = within / seconds
-    picks = [bisect_left(times, k / fps - _CLOCK_TOLERANCE) for k in range(within)]
+    picks = [bisect_left(times, k / fps - CLOCK_TOLERANCE) for k in range(within)]
     chosen = [times[min(pick, len(times) - 1)] for pick in picks]
     return fps, tuple(chosen + chosen[-1:] * (within % 2))
 
@@ -173,12 +173,12 @@ class FrameReader:
     def _take(self, frame: VideoFrame) -> None:
         """Keep the frame once for every sample that it is the first frame for."""
         time = self._track.time(frame.pts) if frame.pts is not None else self._next_time()
-        if self._count == len(self._info.times) or time < self._next_time() - _CLOCK_TOLERANCE:
+        if self._count == len(self._info.times) or time < self._next_time() - CLOCK_TOLERANCE:
             return
         pixels = upright(frame, self._name)
         if pixels.shape[:2] != (self._info.height, self._info.width):
             raise MediaError(self._name, "changes its picture size midway; one size is allowed")
-        while self._count < len(self._info.times) and time >= self._next_time() - _CLOCK_TOLERANCE:
+        while self._count < len(self._info.times) and time >= self._next_time() - CLOCK_TOLERANCE:
             self._taken.append(pixels)
             self._count += 1
 

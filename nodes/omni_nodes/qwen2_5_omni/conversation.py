@@ -1,4 +1,4 @@
-"""Conversation packets -> a ParsedConversation: the messages as typed values, each media part with its bytes.
+"""A conversation's messages as typed values, parsed from JSON.
 
 Everything here came from outside: each field is checked before it is used, and an error names its place, such as
 ``messages[1].content[0].fps``. Nothing is decoded here.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from omni_graph.payload import Conversation
 from omni_nodes.media.limits import MediaLimits
 from omni_nodes.qwen2_5_omni.json_fields import Fields, InvalidInput
 
@@ -58,13 +57,27 @@ class MediaPart:
     sound: bool | None = None
 
 
-Part = TextPart | MediaPart
+@dataclass(frozen=True, slots=True)
+class LivePart:
+    """The place of what is written live: ``audio``, or ``video`` with its sound (None: where there is any)."""
+
+    kind: str
+    name: str
+    sound: bool | None = None
+
+
+Part = TextPart | MediaPart | LivePart
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     role: str
     content: str | tuple[Part, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its content, a plain text as one part."""
+        return (TextPart(self.content),) if isinstance(self.content, str) else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,54 +87,26 @@ class ParsedConversation:
     messages: tuple[Message, ...]
     media: tuple[tuple[MediaPart, bytes], ...]
 
+    @property
+    def live(self) -> LivePart | None:
+        """The part that says where live input belongs."""
+        parts = (part for message in self.messages for part in message.parts)
+        return next((part for part in parts if isinstance(part, LivePart)), None)
 
-class ConversationReader:
-    """Collects the packets of one conversation, refusing them as soon as a limit is passed."""
+    @property
+    def before_live(self) -> int:
+        """How many media come before the live part."""
+        kinds = [type(part) for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
+        return kinds.index(LivePart)
 
-    def __init__(self, limits: ConversationLimits) -> None:
-        self._limits = limits
-        self._messages: tuple[Message, ...] | None = None
-        self._parts: list[MediaPart] = []
-        self._done: list[bytes] = []
-        self._open: list[bytes] = []
-
-    def push(self, packet: Conversation) -> None:
-        """Take the next packet. Raises InvalidInput."""
-        if packet.media < 0:
-            self._take_messages(packet.messages)
-        else:
-            self._take_bytes(packet)
-
-    def finish(self) -> ParsedConversation:
-        """The whole conversation. Raises InvalidInput where something is missing."""
-        if self._messages is None:
-            raise InvalidInput("the conversation is empty: at least one message is needed")
-        if len(self._done) < len(self._parts):
-            part = self._parts[len(self._done)]
-            raise InvalidInput(f"{part.kind} {part.name}: its bytes ended early")
-        return ParsedConversation(self._messages, tuple(zip(self._parts, self._done, strict=True)))
-
-    def _take_messages(self, text: str) -> None:
-        if self._messages is not None:
-            raise InvalidInput("the conversation's messages came twice")
-        self._messages = parse_messages(text, self._limits)
-        for message in self._messages:
-            if not isinstance(message.content, str):
-                self._parts.extend(part for part in message.content if isinstance(part, MediaPart))
-
-    def _take_bytes(self, packet: Conversation) -> None:
-        expected = len(self._done)
-        if packet.media != expected or expected >= len(self._parts):
-            due = f"medium {expected} is next" if expected < len(self._parts) else "none is missing"
-            raise InvalidInput(f"bytes of medium {packet.media} came; the messages name {len(self._parts)}, {due}")
-        part = self._parts[expected]
-        self._open.append(packet.data)
-        limit = self._limits.bytes_of(part.kind)
-        if sum(map(len, self._open)) > limit:
-            raise InvalidInput(f"{part.kind} {part.name}: more than {limit} bytes, which is the limit")
-        if packet.last:
-            self._done.append(b"".join(self._open))
-            self._open = []
+    def with_live(self, kind: str) -> ParsedConversation:
+        """The same with a live part at the end of the last user turn. Raises InvalidInput where there is none."""
+        last = _last_user(self.messages)
+        if last < 0:
+            raise InvalidInput(f"live {kind} came, and the conversation has no user turn that it could belong to")
+        message = self.messages[last]
+        spoken = replace(message, content=(*message.parts, LivePart(kind, f"live {kind}")))
+        return replace(self, messages=(*self.messages[:last], spoken, *self.messages[last + 1 :]))
 
 
 def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]:
@@ -136,6 +121,7 @@ def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]
         raise InvalidInput(f"messages: {len(value)} of them, at most {limits.messages} are allowed")
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
     parts = [part for message in messages if not isinstance(message.content, str) for part in message.content]
+    _check_live(messages)
     if len(parts) > limits.parts:
         raise InvalidInput(f"messages: {len(parts)} content parts, at most {limits.parts} are allowed")
     media = [part for part in parts if isinstance(part, MediaPart)]
@@ -146,6 +132,19 @@ def parse_messages(text: str, limits: ConversationLimits) -> tuple[Message, ...]
     if seen != list(range(len(seen))):
         raise InvalidInput(f"messages: media are numbered {seen}; they must count 0, 1, ... in their order")
     return messages
+
+
+def _check_live(messages: tuple[Message, ...]) -> None:
+    live = [(index, part) for index, one in enumerate(messages) for part in one.parts if isinstance(part, LivePart)]
+    if len(live) > 1:
+        raise InvalidInput(f"messages: {len(live)} live parts, at most 1 is allowed; live video takes live sound along")
+    if live and live[0][0] != _last_user(messages):
+        raise InvalidInput(f"{live[0][1].name}: a live part belongs into the last user turn")
+
+
+def _last_user(messages: tuple[Message, ...]) -> int:
+    """The index of the last user turn; -1 where there is none."""
+    return max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _message(value: object, place: str) -> Message:
@@ -172,7 +171,10 @@ def _text(fields: Fields) -> Part:
 
 def _audio(fields: Fields) -> Part:
     fields.only("type", "media", "format", "name", "shape", "sample_rate")
-    layout = fields.one_of("format", ("file", "float32"))
+    layout = fields.one_of("format", ("file", "float32", "live"))
+    if layout == "live":
+        fields.only("type", "format", "name")
+        return LivePart("audio", fields.name())
     if layout == "file":
         return MediaPart("audio", *fields.medium(), layout)
     return MediaPart("audio", *fields.medium(), layout, fields.shape(1, 2), fields.count("sample_rate"))
@@ -187,8 +189,11 @@ def _image(fields: Fields) -> Part:
 
 def _video(fields: Fields) -> Part:
     fields.only("type", "media", "format", "name", "shape", "fps", "audio")
-    layout = fields.one_of("format", ("file", "uint8"))
+    layout = fields.one_of("format", ("file", "uint8", "live"))
     sound = fields.flag("audio")
+    if layout == "live":
+        fields.only("type", "format", "name", "audio")
+        return LivePart("video", fields.name(), sound)
     if layout == "file":
         return MediaPart("video", *fields.medium(), layout, sound=sound)
     return MediaPart("video", *fields.medium(), layout, fields.shape(4), fps=fields.rate("fps"), sound=sound)

@@ -1,8 +1,8 @@
-"""The frontend stage: a conversation in; the prompt's layout, mel blocks and picture patches out.
+"""The frontend stage: a conversation, and what is said and shown live, in; the prompt's layout, mel blocks and patches out.
 
 After the whole conversation has come and been examined, each output is a cursor of its own that advances only when that
 output has room: so a file whose tracks are not interleaved, or an encoder that lags, holds up nothing else. Nothing is
-made for an output that nobody reads.
+made for an output that nobody reads. Live input is taken when all of it that came before has been sent.
 """
 
 from __future__ import annotations
@@ -10,29 +10,32 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.node import In, Inbox, Out, Outbox
-from omni_graph.payload import Conversation
+from omni_graph.payload import AudioChunk, Conversation, VideoFrame
 from omni_nodes.media.limits import MediaError
 from omni_nodes.payloads import LayoutSegment, MelChunk, Patches
 from omni_nodes.preload import PRELOAD
-from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ConversationReader
+from omni_nodes.qwen2_5_omni.conversation import ConversationLimits, ParsedConversation
+from omni_nodes.qwen2_5_omni.conversation_reader import ConversationReader
 from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 
 if TYPE_CHECKING:
-    from omni_nodes.qwen2_5_omni.preparation import Arm
+    from omni_nodes.qwen2_5_omni.preparation import Prepared
 
 
 @dataclass(slots=True)
 class _Request:
-    """One request: its packets are read, then it is prepared slice by slice, then its arms, by output port, are sent."""
+    """One request: its conversation is read, then it waits for what its live input is, then it is prepared slice by slice,
+    then its arms, by output port, are sent while live input fills them."""
 
     audio_in_video: bool
     reader: ConversationReader | None
-    preparation: Generator[None, None, dict[str, Arm[Any]]] | None = None
-    arms: dict[str, Arm[Any]] | None = None
+    conversation: ParsedConversation | None = None
+    preparation: Generator[None, None, Prepared] | None = None
+    prepared: Prepared | None = None
 
 
 class Frontend:
@@ -40,11 +43,17 @@ class Frontend:
 
     Raises RequestError ``invalid_input`` with one line that names the place or the medium. ``limits`` is the deploy file's
     table of what a request may bring; a text may be as long as the model's context.
+
+    ``live_audio`` and ``live_video`` come after the conversation; docs/live-input.md says where they belong. ``mel_max``:
+    the maximum at which live sound's mel is clamped: ``running`` (each block goes out at once) or ``global`` (at the end of
+    the sound, then equal to a file of it).
     """
 
     preload = PRELOAD
 
     conversation = In(Conversation)
+    live_audio = In(AudioChunk, optional=True)
+    live_video = In(VideoFrame, optional=True)
     layout = Out(LayoutSegment)
     audio = Out(MelChunk)
     vision = Out(Patches)
@@ -55,12 +64,17 @@ class Frontend:
 
         audio_in_video: bool = False
 
-    def __init__(self, checkpoint: str, limits: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        limits: Mapping[str, float] | None = None,
+        mel_max: Literal["running", "global"] = "running",
+    ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.preparation import Preparer
 
         self._limits = ConversationLimits.of(limits or {})
-        self._preparer = Preparer(open_checkpoint(checkpoint), self._limits.media)
+        self._preparer = Preparer(open_checkpoint(checkpoint), self._limits.media, mel_max)
         self._requests: dict[str, _Request] = {}
 
     def open(self, request: str, params: Params) -> None:
@@ -71,13 +85,16 @@ class Frontend:
 
     def step(self, inbox: Inbox, outbox: Outbox) -> bool:
         self._receive(inbox, outbox)
-        for request, state in self._requests.items():
+        for request, state in list(self._requests.items()):
+            with self._blaming(request):
+                self._begin(request, state, inbox)
+                self._listen(request, state, inbox, outbox)
             self._send(request, state, self.layout, outbox)
             self._send(request, state, self.audio, outbox)
         return self._work(outbox)
 
     def _receive(self, inbox: Inbox, outbox: Outbox) -> None:
-        """Take what has come for requests with room, and begin to prepare those that have come whole."""
+        """Take what has come of conversations of requests with room."""
         for request in inbox.ready(self.conversation):
             state = self._requests.get(request)
             if state is not None and state.reader is not None and self._has_room(request, outbox):
@@ -88,25 +105,61 @@ class Frontend:
             state = self._requests.get(request)
             if state is not None and state.reader is not None:
                 with self._blaming(request):
-                    state.preparation = self._preparer.prepare(state.reader.finish(), state.audio_in_video)
+                    state.conversation = state.reader.finish()
                 state.reader = None
 
     def _has_room(self, request: str, outbox: Outbox) -> bool:
         return any(outbox.room(port, request) > 0 for port in (self.layout, self.audio, self.vision))
 
+    def _begin(self, request: str, state: _Request, inbox: Inbox) -> None:
+        """Begin to prepare a conversation that is whole, once it is clear what its live input is."""
+        from omni_nodes.qwen2_5_omni.live import live_span
+
+        if state.conversation is None:
+            return
+        came = [_came(inbox, port, request) for port in (self.live_audio, self.live_video)]
+        span = live_span(state.conversation.live, *came, heard=state.audio_in_video or None)
+        if span is None:
+            return
+        conversation, state.conversation = state.conversation, None
+        if not span.kind:
+            state.preparation = self._preparer.prepare(conversation, state.audio_in_video)
+            return
+        if conversation.live is None:
+            conversation = conversation.with_live(span.kind)
+        state.preparation = self._preparer.prepare_live(conversation, state.audio_in_video, span)
+
+    def _listen(self, request: str, state: _Request, inbox: Inbox, outbox: Outbox) -> None:
+        """Take live input that can be worked up, one packet of each kind at a time."""
+        live = state.prepared and state.prepared.live
+        if not live:
+            return
+        if live.wants_sound and request in inbox.ready(self.live_audio) and outbox.room(self.audio, request) > 0:
+            live.push(inbox.take(self.live_audio, request))
+        if live.wants_pictures and request in inbox.ready(self.live_video) and outbox.room(self.vision, request) > 0:
+            live.push(inbox.take(self.live_video, request))
+        if request in inbox.drained(self.live_audio):
+            live.end_sound()
+        if request in inbox.drained(self.live_video):
+            live.end_pictures()
+
     def _work(self, outbox: Outbox) -> bool:
-        """One slice, of preparation or of pictures, for the request that has waited longest; False when none can use it."""
+        """One slice, of preparation, live input or pictures, for the request that has waited longest; False when none can
+        use it."""
         for request, state in self._requests.items():
-            if state.preparation is not None or self._can_send_pictures(request, state, outbox):
+            live = state.prepared and state.prepared.live
+            if state.preparation or (live and live.busy) or self._can_send_pictures(request, state, outbox):
                 break
         else:
             return False
         self._requests[request] = self._requests.pop(request)
         with self._blaming(request):
-            if state.preparation is None:
-                self._send(request, state, self.vision, outbox)
-            else:
+            if state.preparation is not None:
                 self._prepare(state)
+            elif live and live.busy:
+                live.advance()
+            else:
+                self._send(request, state, self.vision, outbox)
         return True
 
     def _prepare(self, state: _Request) -> None:
@@ -114,27 +167,30 @@ class Frontend:
         try:
             next(state.preparation)
         except StopIteration as finished:
-            state.preparation, state.arms = None, finished.value
+            state.preparation, state.prepared = None, finished.value
 
     def _can_send_pictures(self, request: str, state: _Request, outbox: Outbox) -> bool:
-        arm = (state.arms or {}).get(self.vision.name)
-        if arm is None:
+        arm = state.prepared and state.prepared.arms.get(self.vision.name)
+        if not arm:
             return False
-        return not arm.left or not outbox.routed(self.vision, request) or outbox.room(self.vision, request) > 0
+        if not arm.left or not outbox.routed(self.vision, request):
+            return True
+        return arm.ready and outbox.room(self.vision, request) > 0
 
     def _send(self, request: str, state: _Request, port: Out[Any], outbox: Outbox) -> None:
         """Send what there is room for, up to one slice of work; end the output after its last packet."""
-        arm = (state.arms or {}).get(port.name)
-        if arm is None or state.arms is None:
+        arm = state.prepared and state.prepared.arms.get(port.name)
+        if not arm:
             return
         routed = outbox.routed(port, request)
-        while routed and arm.left and outbox.room(port, request) > 0:
+        while routed and arm.ready and outbox.room(port, request) > 0:
             packet = arm.advance()
             if packet is None:
                 return
             outbox.send(port, request, packet)
         if not arm.left or not routed:
-            del state.arms[port.name]
+            assert state.prepared is not None
+            state.prepared.arms.pop(port.name).drop()
             outbox.end(request, port)
 
     @contextmanager
@@ -145,3 +201,10 @@ class Frontend:
         except (InvalidInput, MediaError) as error:
             self.close(request)
             raise RequestError(request, Code.INVALID_INPUT, str(error)) from error
+
+
+def _came(inbox: Inbox, port: In[Any], request: str) -> bool | None:
+    """Whether anything has come on the port; None: not yet."""
+    if request in inbox.ready(port):
+        return True
+    return False if request in inbox.drained(port) else None

@@ -75,8 +75,8 @@ class MediaIntake:
     def __init__(self, checkpoint: Checkpoint, limits: MediaLimits) -> None:
         _check_supported(checkpoint)
         self._bins = checkpoint.mel.mel_bins
-        self._images = _patch_settings(checkpoint.images)
-        self._videos = _patch_settings(checkpoint.videos)
+        self._images = patch_settings(checkpoint.images)
+        self._videos = patch_settings(checkpoint.videos)
         self._limits = limits
 
     def examine(self, part: MediaPart, data: bytes, span: int, *, heard: bool) -> Slices[Medium]:
@@ -229,7 +229,8 @@ def _rows_in_packet(settings: PatchSettings) -> int:
     return (max_packet_bytes(Patches) - HEADER_BYTES) // (settings.columns * 4)
 
 
-def _patch_settings(pixels: PixelSettings) -> PatchSettings:
+def patch_settings(pixels: PixelSettings) -> PatchSettings:
+    """The checkpoint's."""
     return PatchSettings(**asdict(pixels))
 
 

@@ -60,8 +60,12 @@ class Fields:
 
     def medium(self) -> tuple[int, str]:
         """Which medium's bytes belong to this part, and what the user called it (its place, where they did not)."""
+        return self.count("media", least=0), self.name()
+
+    def name(self) -> str:
+        """What the user called it (its place, where they did not)."""
         name = self.text("name") if "name" in self.values else self.place
-        return self.count("media", least=0), "".join(c if c.isprintable() else "?" for c in name[:NAME_LENGTH])
+        return "".join(c if c.isprintable() else "?" for c in name[:NAME_LENGTH])
 
     def count(self, name: str, *, least: int = 1) -> int:
         value = self.get(name)

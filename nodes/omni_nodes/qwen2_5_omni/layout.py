@@ -16,11 +16,10 @@ import numpy as np
 from omni_graph.payload import Array
 from omni_nodes.payloads import LayoutSegment
 from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
+from omni_nodes.qwen2_5_omni.pieces import Grid, Place, chunk_bounds, chunk_length, media_segment, picture_times
 from omni_nodes.qwen2_5_omni.settings import MediaTokens
 
 MAX_SEGMENT_TOKENS = 1 << 16
-
-Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,15 @@ class VideoSpan:
     sound_tokens: int | None = None
 
 
-Span = AudioSpan | ImageSpan | VideoSpan
+@dataclass(frozen=True, slots=True)
+class LiveSpan:
+    """What is written live: ``audio``, or ``video`` that is ``heard`` or not. Its tokens come one piece at a time."""
+
+    kind: str
+    heard: bool = False
+
+
+Span = AudioSpan | ImageSpan | VideoSpan | LiveSpan
 KIND: dict[type, str] = {AudioSpan: "audio", ImageSpan: "image", VideoSpan: "video"}
 
 
@@ -56,6 +63,15 @@ class Run:
 
     role: str
     token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLayout:
+    """A prompt around its live span: the segments before it, its place, and those after it."""
+
+    before: tuple[LayoutSegment, ...]
+    place: Place
+    after: tuple[LayoutSegment, ...]
 
 
 def audio_tokens(frames: int) -> int:
@@ -77,8 +93,22 @@ def lay_out(
 
     Raises InvalidInput when placeholders and media do not match, which is what a placeholder in a user's text does.
     """
+    return _walk(runs, spans, tokens, merge_size).finish()
+
+
+def lay_out_around(runs: Sequence[Run], spans: Sequence[Span], tokens: MediaTokens, merge_size: int) -> OpenLayout:
+    """The same for a prompt with one LiveSpan among its spans."""
+    layout = _walk(runs, spans, tokens, merge_size)
+    assert layout.live is not None
+    segments = layout.finish()
+    if layout.before == len(segments):
+        raise InvalidInput("the chat template writes nothing behind a live part")
+    return OpenLayout(segments[: layout.before], layout.live, segments[layout.before :])
+
+
+def _walk(runs: Sequence[Run], spans: Sequence[Span], tokens: MediaTokens, merge_size: int) -> _Layout:
     written = [kind for run in runs for token in run.token_ids if (kind := placeholder_kind(tokens, token))]
-    given = [KIND[type(span)] for span in spans]
+    given = [span.kind if isinstance(span, LiveSpan) else KIND[type(span)] for span in spans]
     if written != given:
         raise InvalidInput(
             f"the prompt has the placeholders {written or 'none'} for the media {given or 'none'}: "
@@ -88,28 +118,18 @@ def lay_out(
     numbers = iter(range(len(spans)))
     for run in runs:
         layout.run(run, spans, numbers)
-    return layout.finish()
-
-
-def chunk_bounds(values: np.ndarray, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut ascending ``values`` where they reach chunk, 2 * chunk, ...: (start, end) pairs, empty ones included.
-
-    One value starts one chunk at most, also where it has reached several (``get_chunked_index`` of transformers).
-    """
-    start, tried, limit = 0, 0, chunk
-    while (cut := max(tried, int(np.searchsorted(values, limit)))) < len(values):
-        yield start, cut
-        start, tried, limit = cut, cut + 1, limit + chunk
-    yield start, len(values)
+    return layout
 
 
 @dataclass(slots=True)
 class _Layout:
-    """The segments so far."""
+    """The segments so far; ``before`` of them come before the ``live`` place, where there is one."""
 
     tokens: MediaTokens
     merge_size: int
     segments: list[LayoutSegment] = field(default_factory=list)
+    live: Place | None = None
+    before: int = 0
 
     def finish(self) -> tuple[LayoutSegment, ...]:
         if not self.segments:
@@ -125,16 +145,22 @@ class _Layout:
                 continue
             number = next(numbers)
             span = spans[number]
-            if isinstance(span, VideoSpan) and span.sound_tokens is not None:
+            if self._is_heard(span):
                 self._check_markers(ids, place)
                 self._text(ids[start : place - 1], run.role)
-                self._video_with_sound(span, number, run.role)
+                self._video_with_sound(span, Place(number, run.role))
                 start = place + 2
             else:
                 self._text(ids[start:place], run.role)
-                self._medium(span, number, run.role)
+                self._medium(span, Place(number, run.role))
                 start = place + 1
         self._text(ids[start:], run.role)
+
+    def _is_heard(self, span: Span) -> bool:
+        """A video with its sound."""
+        return (
+            span.heard if isinstance(span, LiveSpan) else isinstance(span, VideoSpan) and span.sound_tokens is not None
+        )
 
     def _check_markers(self, ids: Sequence[int], place: int) -> None:
         wanted = (self.tokens.vision_start, self.tokens.video, self.tokens.vision_end)
@@ -144,49 +170,39 @@ class _Layout:
     def _text(self, ids: Sequence[int], role: str, *, joint: bool = False) -> None:
         self._add(LayoutSegment("text", Array.of(np.asarray(ids, np.int64)), role, joint=joint))
 
-    def _medium(self, span: Span, number: int, role: str) -> None:
-        count = span.tokens if isinstance(span, AudioSpan) else self._picture_tokens(span.grid)
-        self._piece(KIND[type(span)], span, number, role, 0, count)
+    def _medium(self, span: Span, place: Place) -> None:
+        if isinstance(span, LiveSpan):
+            self.live, self.before = place, len(self.segments)
+        elif isinstance(span, AudioSpan):
+            self._add(media_segment(self.tokens, place, "audio", 0, span.tokens))
+        else:
+            self._pictures(span, place, 0, self._picture_tokens(span.grid))
 
-    def _video_with_sound(self, span: VideoSpan, number: int, role: str) -> None:
+    def _video_with_sound(self, span: Span, place: Place) -> None:
         """Chunk by chunk (of 2 seconds) all its pictures, then all its sound, inside both pairs of markers."""
         tokens = self.tokens
-        self._text((tokens.vision_start, tokens.audio_start), role, joint=True)
-        chunk = int(tokens.position_id_per_seconds * tokens.seconds_per_chunk)
-        pictures = chunk_bounds(self._picture_times(span), chunk)
+        self._text((tokens.vision_start, tokens.audio_start), place.role, joint=True)
+        if isinstance(span, VideoSpan):
+            self._chunks(span, place)
+        else:
+            self._medium(span, place)
+        self._text((tokens.audio_end, tokens.vision_end), place.role, joint=True)
+
+    def _chunks(self, span: VideoSpan, place: Place) -> None:
+        chunk = chunk_length(self.tokens)
+        grids = np.repeat(np.arange(span.grid[0]), self._picture_tokens((1, *span.grid[1:])))
+        pictures = chunk_bounds(picture_times(grids, span.seconds_per_grid, self.tokens), chunk)
         sounds = chunk_bounds(np.arange(span.sound_tokens or 0), chunk)
         for picture, sound in zip_longest(pictures, sounds, fillvalue=(0, 0)):
-            self._piece("video", span, number, role, *picture)
-            self._piece("audio", span, number, role, *sound)
-        self._text((tokens.audio_end, tokens.vision_end), role, joint=True)
+            self._pictures(span, place, *picture)
+            self._add(media_segment(self.tokens, place, "audio", *sound))
+
+    def _pictures(self, span: ImageSpan | VideoSpan, place: Place, start: int, end: int) -> None:
+        seconds = span.seconds_per_grid if isinstance(span, VideoSpan) else 0.0
+        self._add(media_segment(self.tokens, place, KIND[type(span)], start, end, span.grid, seconds))
 
     def _picture_tokens(self, grid: Grid) -> int:
         return math.prod(grid) // self.merge_size**2
-
-    def _picture_times(self, span: VideoSpan) -> np.ndarray:
-        """The time of each video token in position units, float64 as the processor computes it.
-
-        At odd rates (1.04 fps) ``get_rope_index``, in float32, cuts elsewhere, and so gives tokens each other's
-        positions; ours keep their own.
-        """
-        grids = np.repeat(np.arange(span.grid[0]), self._picture_tokens((1, *span.grid[1:])))
-        return grids * span.seconds_per_grid * self.tokens.position_id_per_seconds
-
-    def _piece(self, kind: str, span: Span, number: int, role: str, start: int, end: int) -> None:
-        """Tokens start to end of the span's ``kind``."""
-        placeholder = {"audio": self.tokens.audio, "image": self.tokens.image, "video": self.tokens.video}[kind]
-        picture = span if kind != "audio" and not isinstance(span, AudioSpan) else None
-        self._add(
-            LayoutSegment(
-                kind,
-                Array.of(np.full(end - start, placeholder, np.int64)),
-                role,
-                number,
-                start,
-                picture.grid if picture else (0, 0, 0),
-                picture.seconds_per_grid if isinstance(picture, VideoSpan) else 0.0,
-            )
-        )
 
     def _add(self, segment: LayoutSegment) -> None:
         """Append it, cut so that no packet grows past its limit; a segment without tokens is none."""

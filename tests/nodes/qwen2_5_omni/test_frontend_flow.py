@@ -291,7 +291,7 @@ def test_a_mediums_bytes_are_let_go_when_its_cursor_is_past(tiny_folder):
         try:
             next(preparation)
         except StopIteration as finished:
-            arms = finished.value
+            arms = finished.value.arms
     assert [more > least for more, least in zip(holders(), idle, strict=True)] == [
         False,
         True,

@@ -14,12 +14,12 @@ from omni_nodes.media.limits import MediaLimits
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 from omni_nodes.qwen2_5_omni.conversation import (
     ConversationLimits,
-    ConversationReader,
     MediaPart,
     Message,
     TextPart,
     parse_messages,
 )
+from omni_nodes.qwen2_5_omni.conversation_reader import ConversationReader
 from omni_nodes.qwen2_5_omni.json_fields import InvalidInput
 from omni_nodes.qwen2_5_omni.layout import AudioSpan, ImageSpan, Span, VideoSpan, audio_tokens, lay_out
 from omni_nodes.qwen2_5_omni.prompt import PromptWriter
@@ -251,7 +251,7 @@ VIDEO = {"type": "video", "media": 0, "format": "uint8", "shape": [4, 6, 8, 3], 
         (messages_json("\ud800"), r"messages\[0\].content: half of a surrogate pair"),
         (messages_json([{"type": "text", "text": "", "media": 0}]), "unknown field 'media'"),
         (messages_json([{"type": "audio", "format": "file"}]), "media is missing"),
-        (messages_json([{**AUDIO, "format": "uint8"}]), r"format: one of file, float32 is needed"),
+        (messages_json([{**AUDIO, "format": "uint8"}]), r"format: one of file, float32, live is needed"),
         (messages_json([{**AUDIO, "media": -1}]), r"media: an integer of at least 0 is needed, not -1"),
         (messages_json([{**AUDIO, "media": 1}]), r"media are numbered \[1\]"),
         (messages_json([AUDIO, AUDIO]), r"media are numbered \[0, 0\]"),

@@ -25,9 +25,9 @@ from omni_nodes.qwen2_5_omni.layout import (
     Span,
     VideoSpan,
     audio_tokens,
-    chunk_bounds,
     lay_out,
 )
+from omni_nodes.qwen2_5_omni.pieces import chunk_bounds
 from omni_nodes.qwen2_5_omni.settings import MediaTokens
 from omni_nodes.qwen2_5_omni.tmrope import TMRoPE, grid_times
 
