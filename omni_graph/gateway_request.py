@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from omni_graph.errors import FlowControlError, RequestError
@@ -93,10 +94,12 @@ class GatewayRequest:
         self.loss_counts = True
         self.final = False
         self._topology = topology
-        self._tell = tell
         self._once = bool(topology.once.intersection(submission.stages))
         self._inputs = RequestInputs(self.request, 0 if self._once else topology.input_bytes, emit)
-        self.outputs = RequestOutputs(self.request, submission.outputs, topology.output_bytes, emit, self._deliver)
+        deliver = partial(
+            _deliver, tell, self.request
+        )  # not of ``self``: what is over must go without a search for cycles
+        self.outputs = RequestOutputs(self.request, submission.outputs, topology.output_bytes, emit, deliver)
 
     @property
     def request(self) -> str:
@@ -115,9 +118,6 @@ class GatewayRequest:
     def retries(self) -> int:
         """How often it was opened again."""
         return max(0, self.attempt - 1)
-
-    def _deliver(self, output: str, packet: Any, size: int) -> None:
-        self._tell(self.request, OutputPacket(output, packet, size))
 
     # ---- its caller
 
@@ -215,3 +215,7 @@ class GatewayRequest:
         """The last attempt is over: only the timings are still to come."""
         self._inputs.forget()
         self.outputs.rewind()
+
+
+def _deliver(tell: Tell, request: str, output: str, packet: Any, size: int) -> None:
+    tell(request, OutputPacket(output, packet, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from omni_graph.errors import Code, RequestError
@@ -46,7 +47,7 @@ class Handle:
         self._gateway = gateway
         self._inputs = dict(inputs)
         self._undecided = set(undecided)
-        self._mailbox = Mailbox(self._read_back)
+        self._mailbox = Mailbox(partial(_read_back, gateway, submission.request))  # not of ``self``: no cycle
         self._error: RequestError | None = None
         self._ended = False
         self._gateway.submit(submission, self._mailbox.put)
@@ -154,9 +155,10 @@ class Handle:
                 break
         return self.stages
 
-    def _read_back(self, taken: dict[str, int]) -> None:
-        def read(core: Any, now: float) -> None:
-            for output, size in taken.items():
-                core.read(self.request, output, size, now)
 
-        self._gateway.post(read)
+def _read_back(gateway: GatewayLoop, request: str, taken: Mapping[str, int]) -> None:
+    def read(core: Any, now: float) -> None:
+        for output, size in taken.items():
+            core.read(request, output, size, now)
+
+    gateway.post(read)
