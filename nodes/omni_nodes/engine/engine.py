@@ -117,8 +117,8 @@ class Engine:
         }
 
     def plan(self, room: Mapping[str, int]) -> Plan:
-        """Who advances, and by how much: requests in ``room``, each so that at most that many rows are handed back. Where
-        prompts have outgrown the pool, the youngest are preempted until another can go on."""
+        """Who advances, and by how much: requests in ``room``, each so that at most that many rows are handed back (0: what
+        it must compute again). Where prompts have outgrown the pool, the youngest are preempted until another can go on."""
         plan = self._scheduler.plan(self._candidates(room), self.kv.pool)
         while plan.victim:
             self.preempt(plan.victim)
@@ -128,8 +128,7 @@ class Engine:
     def _candidates(self, room: Mapping[str, int]) -> list[Candidate]:
         candidates = []
         for request, s in self._sequences.items():
-            rows = room.get(request, 0)
-            ready = min(s.waiting, rows + s.silent) if rows else 0
+            ready = min(s.waiting, room[request] + s.silent) if request in room else 0
             candidates.append(Candidate(request, ready, s.cached, s.claim, self._hits(s, ready)))
         return candidates
 

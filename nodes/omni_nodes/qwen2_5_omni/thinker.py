@@ -183,19 +183,26 @@ class Thinker:
     # ---- the reply
 
     def _room(self, outbox: Outbox) -> dict[str, int]:
-        """How many rows each request with something to compute may compute now."""
+        """How many rows of each request with something to compute may be sent now; none that is paused is in it."""
         waiting = ((request, state) for request, state in self._requests.items() if self._model.waiting(request))
-        return {request: self._rows(request, state, outbox) for request, state in waiting}
+        return {
+            request: self._rows(request, state, outbox)
+            for request, state in waiting
+            if self._goes_on(request, state, outbox)
+        }
+
+    def _goes_on(self, request: str, state: _Request, outbox: Outbox) -> bool:
+        """A reply row makes a delta and a thought; prompt rows make packets of states, and the first delta at their end."""
+        other = self.thought if state.reply is not None and state.reply.tokens else self.states
+        return outbox.room(self.text, request) > 0 and outbox.room(other, request) > 0
 
     def _rows(self, request: str, state: _Request, outbox: Outbox) -> int:
-        """A reply row makes a delta and a thought, also where many are repeated at once; prompt rows make packets of states,
-        and the first delta at their end."""
-        text = outbox.room(self.text, request)
+        """Where many reply rows are repeated at once, each makes its packets all the same."""
         if state.reply is not None and state.reply.tokens:
-            return min(text, outbox.room(self.thought, request))
+            return min(outbox.room(self.text, request), outbox.room(self.thought, request))
         if not outbox.routed(self.states, request):
-            return UNLIMITED if text else 0
-        return self._model.prompt_rows_within(request, outbox.room(self.states, request)) if text else 0
+            return UNLIMITED
+        return self._model.prompt_rows_within(request, outbox.room(self.states, request))
 
     def _deliver(self, advance: Advance, outbox: Outbox) -> None:
         """Send what a request's step gave, row by row: the thought of the row, then the token that comes after it."""

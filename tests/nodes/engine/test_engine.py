@@ -328,7 +328,9 @@ def test_cache_and_preemption_change_nothing(decoder, oracle, kinds, chunk, batc
             forced -= 1
             engine.preempt(rng.choice(list(fed)))
         before = {request: engine.handed(request) for request in fed}
-        for one in engine.run(engine.plan({request: rng.choice((0, 3, UNLIMITED)) for request in fed}).grants):
+        for one in engine.run(
+            engine.plan({request: rng.choice((0, 3, UNLIMITED)) for request in fed if rng.random() < 0.8}).grants
+        ):
             assert one.start >= before[one.request] if not kept else one.start == before[one.request]
             assert torch.isnan(hidden[one.request][one.start : one.start + len(one.hidden)]).all()
             assert torch.equal(
