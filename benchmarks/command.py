@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import this_machine
+from benchmarks.measure import seconds
 from benchmarks.plot import svg
 from benchmarks.report import Report
 from benchmarks.table import show
@@ -25,6 +26,7 @@ BENCHES = {
     "throughput_speech": "benchmarks.throughput_speech",
     "join": "benchmarks.join",
     "slow_client": "benchmarks.slow_client",
+    "live": "benchmarks.live",
 }
 
 
@@ -43,7 +45,8 @@ def run(name: str, json_file: Path | None, plot_file: Path | None, options: Opti
         report.notes.append("a quick run: it shows that the bench works; its figures mean nothing")
     if float(report.machine.machine["load_at_start"]) > 0.5:
         report.notes.append("the machine was not idle when this began (load_at_start): judge ratios, not times")
-    import_module(BENCHES[name]).run(report, options)
+    took_s = seconds(lambda: import_module(BENCHES[name]).run(report, options))
+    report.notes.append(f"this took {took_s:.0f} s")
     if json_file is not None:
         json_file.write_text(report.to_json(), encoding="utf-8")
     if plot_file is not None:

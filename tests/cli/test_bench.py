@@ -29,6 +29,7 @@ OF_MODELS = {
     "throughput_speech": {"sound_s_per_s", "requests_per_s", "real_time_factor", "first_audio_s"},
     "join": {"total_s", "first_audio_s"},
     "slow_client": {"tokens_per_s", "slow_requests_paused", "resident_bytes"},
+    "live": {"first_audio_s"},
 }
 
 
