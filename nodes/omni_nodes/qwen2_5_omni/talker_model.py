@@ -14,7 +14,7 @@ import torch
 from omni_graph.errors import Code, RequestError
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
 from omni_nodes.engine.prefix import state_identity
-from omni_nodes.engine.sampler import Sampler
+from omni_nodes.engine.sampler import Sampler, draw
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
 from omni_nodes.engine.sequence import Rows
@@ -44,12 +44,12 @@ class _Speech:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``codes`` are to be chosen for a request; ``logits`` (V,) of the last of them, None where it is forced like those
-    before it."""
+    """``codes`` are to be chosen for a request; ``drawn`` is the last of them, None where it is forced like those before
+    it."""
 
     request: str
     codes: int
-    logits: torch.Tensor | None
+    drawn: int | None
 
 
 class TalkerModel:
@@ -143,15 +143,16 @@ class TalkerModel:
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Prediction]:
-        """One packed forward, and the head once over the last rows of those whose next code is not forced."""
+        """One packed forward, and the head and a draw once over the last rows of those whose next code is not forced."""
         computed = self._engine.run(grants)
         codes = {c.request: self._predicted(c) for c in computed}
         drawing = [c for c in computed if codes[c.request] and not self.forced(c.request)]
-        logits: dict[str, torch.Tensor] = {}
+        drawn: dict[str, int] = {}
         if drawing:
-            rows = self._codec_head(torch.stack([c.hidden[-1] for c in drawing]))
-            logits = dict(zip((c.request for c in drawing), rows))
-        return [Prediction(request, count, logits.get(request)) for request, count in codes.items() if count]
+            logits = self._codec_head(torch.stack([c.hidden[-1] for c in drawing]))
+            ids = draw([self._requests[c.request].sampler for c in drawing], logits)
+            drawn = dict(zip((c.request for c in drawing), ids))
+        return [Prediction(request, count, drawn.get(request)) for request, count in codes.items() if count]
 
     def _predicted(self, computed: Computed) -> int:
         """How many codes its rows predict: the first thought's row the first, and each code's row the next."""
@@ -162,7 +163,7 @@ class TalkerModel:
 
     def choose(self, prediction: Prediction) -> int:
         """The next code of ``prediction``. Raises RequestError where the logits are not finite."""
-        return self._requests[prediction.request].sampler.draw(prediction.logits)
+        return self._requests[prediction.request].sampler.choose(prediction.drawn)
 
     def _text_row(self, request: str, state: _Speech, thought: Thought | None) -> torch.Tensor:
         if thought is not None:

@@ -15,7 +15,7 @@ from omni_graph.errors import Code, RequestError
 from omni_graph.payload import max_packet_bytes
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
 from omni_nodes.engine.prefix import media_identity, text_identity
-from omni_nodes.engine.sampler import Sampler
+from omni_nodes.engine.sampler import Sampler, draw
 from omni_nodes.engine.sampling import SamplingParams
 from omni_nodes.engine.scheduler import Grant, Plan
 from omni_nodes.engine.sequence import Rows
@@ -47,11 +47,11 @@ class _Prompted:
 @dataclass(frozen=True, slots=True)
 class Advance:
     """What one step gave a request: hidden states; ``predicting``, the indices of the rows after which a token comes; and
-    ``logits`` (V,) where the last of those tokens is not forced."""
+    ``drawn``, the last of those tokens where it is not forced."""
 
     computed: Computed
     predicting: range
-    logits: torch.Tensor | None
+    drawn: int | None
 
     @property
     def request(self) -> str:
@@ -155,15 +155,16 @@ class ThinkerModel:
 
     @torch.inference_mode()
     def run(self, grants: tuple[Grant, ...]) -> list[Advance]:
-        """One packed forward, and the head once over the last rows of those whose next token is not forced."""
+        """One packed forward, and the head and a draw once over the last rows of those whose next token is not forced."""
         computed = self._engine.run(grants)
         predicting = [self._predicting(c) for c in computed]
         drawing = [c for c, rows in zip(computed, predicting) if rows and not self.forced(c.request)]
-        if not drawing:
-            return [Advance(c, rows, None) for c, rows in zip(computed, predicting)]
-        logits = self._lm_head(torch.stack([c.hidden[-1] for c in drawing]))
-        by_request = dict(zip((c.request for c in drawing), logits))
-        return [Advance(c, rows, by_request.get(c.request)) for c, rows in zip(computed, predicting)]
+        drawn: dict[str, int] = {}
+        if drawing:
+            logits = self._lm_head(torch.stack([c.hidden[-1] for c in drawing]))
+            ids = draw([self._requests[c.request].sampler for c in drawing], logits)
+            drawn = dict(zip((c.request for c in drawing), ids))
+        return [Advance(c, rows, drawn.get(c.request)) for c, rows in zip(computed, predicting)]
 
     def _predicting(self, computed: Computed) -> range:
         """The prompt's last row, and every one of the reply."""
@@ -175,7 +176,7 @@ class ThinkerModel:
     def choose(self, advance: Advance) -> int:
         """The next token that ``advance`` predicts. Raises RequestError where the logits are not finite."""
         state = self._requests[advance.request]
-        token = state.sampler.draw(advance.logits)
+        token = state.sampler.choose(advance.drawn)
         state.tokens.append(token)
         return token
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from omni_graph.errors import Code, RequestError
-from omni_nodes.engine.sampler import Sampler, gumbel, kept, penalise, sample
+from omni_nodes.engine import gumbel as noise
+from omni_nodes.engine.sampler import NOT_FINITE, Sampler, draw, kept, penalise
 from omni_nodes.engine.sampling import SamplingParams
 
 VOCABULARY = 50
@@ -26,39 +27,76 @@ def mask_of(ids: list[int], size: int = VOCABULARY) -> torch.Tensor:
     return mask
 
 
+def sample(
+    logits: torch.Tensor,
+    params: SamplingParams,
+    position: int = 0,
+    seen: torch.Tensor | None = None,
+    suppressed: torch.Tensor | None = None,
+) -> int:
+    return draw([Sampler("r1", "n", params, seen, suppressed, position)], logits[None])[0]
+
+
+def gumbel(ids: torch.Tensor, seed: int, node: str, position: int) -> torch.Tensor:
+    return noise.gumbel(ids[None], [noise.noise_key(seed, node, position)])[0]
+
+
+def next_token(sampler: Sampler, logits: torch.Tensor) -> int:
+    return sampler.choose(draw([sampler], logits[None])[0])
+
+
 @given(st.integers(0, 99), st.lists(st.integers(0, VOCABULARY - 1), max_size=20), st.floats(0.5, 2.0))
 def test_penalty_equals_transformers(seed: int, ids: list[int], penalty: float) -> None:
     scores = logits_of(seed)
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids], dtype=torch.long), scores[None].clone())
-    assert torch.equal(penalise(scores, mask_of(ids), penalty), theirs[0])
+    assert torch.equal(penalise(scores[None], mask_of(ids)[None], penalty), theirs)
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.floats(0.05, 0.99))
 def test_kept_ids_equal_transformers(seed: int, top_k: int, top_p: float) -> None:
     scores = logits_of(seed)
     theirs = TopPLogitsWarper(top_p)(None, TopKLogitsWarper(top_k)(None, scores[None]))[0]
-    ids, values = kept(scores, top_k, top_p)
+    ids, values = only_kept(scores, top_k, top_p)
     assert sorted(ids.tolist()) == torch.isfinite(theirs).nonzero()[:, 0].tolist()
     assert torch.equal(scores[ids], values)
 
 
+def only_kept(scores: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids (m,) of one row that stay, and their scores."""
+    (ids,), (values,) = kept(scores[None], top_k, top_p)
+    stay = values > -torch.inf
+    return ids[stay], values[stay]
+
+
 def test_ties_at_the_kth_place_all_stay() -> None:
-    ids, _ = kept(torch.tensor([1.0, 3.0, 2.0, 2.0, 0.0]), 2, 1.0)
+    ids, _ = only_kept(torch.tensor([1.0, 3.0, 2.0, 2.0, 0.0]), 2, 1.0)
     assert ids.tolist() == [1, 2, 3]
+
+
+def test_ties_in_another_row_change_nothing() -> None:
+    rows = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    ids, values = kept(rows, 2, 1.0)
+    stay = values > -torch.inf
+    assert [row[there].tolist() for row, there in zip(ids, stay)] == [[1, 2, 3], [0, 1]]
+
+
+def test_fewer_ids_than_top_k_leave_those_there_are() -> None:
+    ids, values = only_kept(torch.tensor([-torch.inf, 3.0, -torch.inf, 2.0]), 3, 0.99)
+    assert (ids.tolist(), values.tolist()) == ([1, 3], [3.0, 2.0])
 
 
 def test_greedy_is_argmax_after_penalty_and_suppression() -> None:
     logits = torch.tensor([4.0, 3.9, 3.0, 2.0])
     params = SamplingParams(8, repetition_penalty=2.0)
-    assert sample(logits, SamplingParams(8), node="n", position=0) == 0
-    assert sample(logits, params, node="n", position=0, seen=mask_of([0], 4)) == 1
-    assert sample(logits, params, node="n", position=0, seen=mask_of([0], 4), suppressed=mask_of([1], 4)) == 2
+    assert sample(logits, SamplingParams(8)) == 0
+    assert sample(logits, params, seen=mask_of([0], 4)) == 1
+    assert sample(logits, params, seen=mask_of([0], 4), suppressed=mask_of([1], 4)) == 2
 
 
 def test_suppressed_ids_never_come() -> None:
     params = SamplingParams(8, temperature=5.0, top_k=3, seed=1)
     suppressed = mask_of(list(range(10, VOCABULARY)))
-    drawn = {sample(logits_of(0), params, node="n", position=i, suppressed=suppressed) for i in range(200)}
+    drawn = {sample(logits_of(0), params, position=i, suppressed=suppressed) for i in range(200)}
     assert drawn <= set(range(10))
     assert len(drawn) == 3
 
@@ -68,11 +106,11 @@ def test_frequencies_follow_the_softmax_of_what_is_kept(temperature: float, top_
     draws = 4000
     scores = logits_of(3, 20) / 2
     params = SamplingParams(8, temperature, top_k, top_p, seed=11)
-    ids, values = kept(scores / temperature, top_k, top_p)
+    ids, values = only_kept(scores / temperature, top_k, top_p)
     expected = torch.zeros(20).index_put((ids,), values.softmax(-1) * draws)
     counts = torch.zeros(20)
     for position in range(draws):
-        counts[sample(scores, params, node="n", position=position)] += 1
+        counts[sample(scores, params, position=position)] += 1
     assert counts[expected == 0].sum() == 0
     chi_square = ((counts - expected)[ids] ** 2 / expected[ids]).sum()
     freedom = len(ids) - 1
@@ -111,13 +149,42 @@ def test_noise_is_the_same_for_ever() -> None:
 def test_logits_that_are_not_finite_fail_the_request() -> None:
     sampler = Sampler("r1", "n", SamplingParams(8))
     with pytest.raises(RequestError, match="token 0") as caught:
-        sampler.draw(torch.tensor([0.0, float("nan")]))
+        next_token(sampler, torch.tensor([0.0, float("nan")]))
     assert (caught.value.request, caught.value.code) == ("r1", Code.NUMERIC)
+
+
+RULES = st.builds(
+    SamplingParams,
+    max_tokens=st.just(8),
+    temperature=st.sampled_from([0.0, 0.0, 0.7, 1.3]),
+    top_k=st.sampled_from([0, 1, 5, VOCABULARY]),
+    top_p=st.sampled_from([0.3, 0.9, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    seed=st.integers(0, 2**64 - 1),
+)
+SUPPRESSED = (None, mask_of([3, 4]), mask_of(list(range(2, VOCABULARY))))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(RULES, st.booleans(), st.sampled_from([0, 1, 2]), st.integers(0, 99)), min_size=1, max_size=9)
+)
+def test_each_row_is_drawn_as_if_it_were_alone(rows: list[tuple[SamplingParams, bool, int, int]]) -> None:
+    """Rows of any rules together; rounded to halves, so that there are ties."""
+    samplers = [
+        Sampler(f"r{n}", "n", params, mask_of([n, n + 9]) if seen else None, SUPPRESSED[suppressed], drawn=n)
+        for n, (params, seen, suppressed, _) in enumerate(rows)
+    ]
+    logits = torch.stack([(logits_of(seed) * 2).round() / 2 for *_, seed in rows])
+    logits[-1, 7] = float("nan")
+    alone = [draw([sampler], row[None])[0] for sampler, row in zip(samplers, logits)]
+    assert draw(samplers, logits) == alone
+    assert alone[-1] == NOT_FINITE and all(0 <= token < VOCABULARY for token in alone[:-1])
 
 
 def test_a_sampler_penalises_what_it_drew() -> None:
     sampler = Sampler("r1", "n", SamplingParams(8, repetition_penalty=2.0), seen=torch.zeros(3, dtype=torch.bool))
-    assert [sampler.draw(torch.tensor([4.0, 3.0, 1.9])) for _ in range(4)] == [0, 1, 0, 0]
+    assert [next_token(sampler, torch.tensor([4.0, 3.0, 1.9])) for _ in range(4)] == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 20])
@@ -125,10 +192,11 @@ def test_forced_draws_leave_the_ones_after_them_as_they_were(count: int) -> None
     """The noise goes by position, the penalty by what was said, repeated or drawn; forced draws need no logits."""
     params = SamplingParams(20, 1.5, repetition_penalty=3.0, seed=7)
     once = Sampler("r1", "n", params, seen=torch.zeros(VOCABULARY, dtype=torch.bool))
-    drawn = [once.draw(logits_of(position)) for position in range(20)]
+    drawn = [next_token(once, logits_of(position)) for position in range(20)]
     again = Sampler("r1", "n", params, seen=torch.zeros(VOCABULARY, dtype=torch.bool))
     again.force([(token,) for token in drawn[:count]], VOCABULARY)
-    assert [again.draw(None if position < count else logits_of(position)) for position in range(20)] == drawn
+    repeated = [again.choose(None) for _ in range(count)]
+    assert repeated + [next_token(again, logits_of(position)) for position in range(count, 20)] == drawn
 
 
 @pytest.mark.parametrize("choice", [(), (1, 2), (-1,), (VOCABULARY,)])
