@@ -1,7 +1,8 @@
 """Many short requests with cancels, kills and slow readers: each ends exactly once, and nothing grows.
 
 The soak is a program of its own (soak.py), so that what is measured is a deployment and not pytest. Memory is compared with
-that after two thousand requests: measured, the second thousand adds 2.5% (arenas of the allocator), the next seven 1%.
+that after the first thousand requests; measured, 9,000 more add 0.8 to 1.7% (free memory in malloc's arenas: what is in
+use, and the count of Python's arenas, stay as they are).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.runtime.graphs import HERE
     ("count", "warm", "kill_every", "share"),
     [
         pytest.param(600, 200, 50, 0.20, id="600"),
-        pytest.param(10_000, 2000, 100, 0.02, id="10000", marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+        pytest.param(10_000, 1000, 100, 0.02, id="10000", marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
     ],
 )
 def test_every_request_ends_once_and_nothing_grows(count: int, warm: int, kill_every: int, share: float) -> None:
