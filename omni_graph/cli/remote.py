@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from omni_graph.runtime.json_packets import packet_from_json, packet_to_json
 from omni_graph.runtime.wire_errors import error_from_json
 
 Params = Mapping[str, Mapping[str, Any]]
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Remote:
@@ -80,12 +81,14 @@ class RemoteApp:
         seed: int | None,
         folder: Path,
         session: str | None,
+        live: Sequence[str] = (),
     ) -> RemoteHandle:
         """Submit a request; see App.start. Raises what its admission raises."""
         asked = tuple(outputs)
-        packets = read_inputs(self._plan, inputs, asked, folder)
+        packets = read_inputs(self._plan, inputs, asked, folder, live)
+        supplied = {name: found for name, found in packets.items() if name not in live}
         head = {"inputs": list(packets), "outputs": asked, "params": params, "seed": seed, "session": session}
-        return RemoteHandle(self._remote, self._plan, head, packets)
+        return RemoteHandle(self._remote, self._plan, head, supplied)
 
     def trace(self, handle: RemoteHandle) -> Trace:
         """See App.trace."""
@@ -106,6 +109,9 @@ class RemoteHandle:
         self._remote = remote
         self._kinds = {name: plan.edges[number].type for name, number in plan.outputs.items()}
         self._broken: RequestError | None = None
+        self._sending = threading.Lock()
+        self._inputs = frozenset(head["inputs"])
+        self._open = set(self._inputs)
         self.total_s, self.retries = 0.0, 0
         self.stages: Mapping[str, Any] = {}
         try:
@@ -133,13 +139,42 @@ class RemoteHandle:
         """One packet of each input in turn; a file that cannot be read any more ends the request."""
         try:
             for name, packet in _in_turn(packets):
-                _send(self._socket, {"input": name, "packet": packet_to_json(packet)})
-            self._socket.sendall(b"0\r\n\r\n")
+                self._send({"input": name, "packet": packet_to_json(packet)})
+            for name in packets:
+                self._send_end(name)
+            if not self._inputs:
+                self._socket.sendall(LAST_CHUNK)
         except RequestError as error:
             self._broken = error
             self.cancel()
         except OSError:  # the other side has ended the request, and says why on its own way
             return
+
+    def write(self, name: str, packet: Any) -> None:
+        """See Handle.write; what is written after the request's end is ignored, as there."""
+        try:
+            self._send({"input": name, "packet": packet_to_json(packet)})
+        except OSError:  # it has ended, and says why on its own way
+            return
+
+    def end(self, name: str) -> None:
+        """See Handle.end."""
+        try:
+            self._send_end(name)
+        except OSError:  # it has ended
+            return
+
+    def _send(self, line: Mapping[str, Any]) -> None:
+        with self._sending:
+            _send(self._socket, line)
+
+    def _send_end(self, name: str) -> None:
+        """The input is complete; with the last one the upload is."""
+        with self._sending:
+            _send(self._socket, {"end": name})
+            self._open.discard(name)
+            if not self._open:
+                self._socket.sendall(LAST_CHUNK)
 
     def __iter__(self) -> Iterator[PacketEvent]:
         """Packets in order of arrival; see Handle."""

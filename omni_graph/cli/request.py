@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from omni_graph.cli.live_flags import live_files, live_part
+from omni_graph.cli.playing import Played
 from omni_graph.errors import Code, OmniGraphError, RequestError
 from omni_graph.node import params_class
 from omni_graph.payload import Conversation
@@ -40,11 +42,13 @@ class Flags:
     max_tokens: int | None = None
     seed: int | None = None
     session: str | None = None
+    live_audio: str | None = None
+    live_video: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ready for App.start; its files were there when it was made."""
+    """Ready for App.start; its files were there when it was made. ``live``: those to be played while it runs."""
 
     inputs: Mapping[str, Any]
     outputs: tuple[str, ...]
@@ -52,6 +56,7 @@ class Request:
     seed: int | None
     folder: Path
     session: str | None = None
+    live: tuple[Played, ...] = ()
 
 
 def make_request(flags: Flags, plan: Plan) -> Request:
@@ -59,9 +64,10 @@ def make_request(flags: Flags, plan: Plan) -> Request:
     outputs = _usage("--outputs", check_outputs, plan, None if flags.outputs is None else flags.outputs.split(","))
     params = _params(flags, plan)
     _usage("--param", check_params, plan, params)
+    live = live_files(flags, plan)
     inputs, folder = _inputs(flags, plan)
-    read_inputs(plan, inputs, outputs, folder)
-    return Request(inputs, outputs, params, flags.seed, folder, flags.session)
+    read_inputs(plan, inputs, outputs, folder, [one.name for one in live])
+    return Request(inputs, outputs, params, flags.seed, folder, flags.session, live)
 
 
 def _usage(option: str, check: Callable[..., T], *arguments: Any) -> T:
@@ -80,7 +86,8 @@ def _inputs(flags: Flags, plan: Plan) -> tuple[dict[str, Any], Path]:
         known = ", ".join(plan.inputs) or "none"
         raise typer.BadParameter(f"no input {unknown[0]!r}; the graph's inputs: {known}", param_hint="'--input'")
     name = next((name for name, one in plan.inputs.items() if one.type is Conversation), None)
-    if not _speaks(flags):
+    live = flags.live_audio or flags.live_video
+    if not _speaks(flags) and not (live and name is not None):
         _explain_missing(inputs, plan, name)
         return inputs, Path()
     if name is None:
@@ -114,6 +121,7 @@ def _conversation(flags: Flags) -> tuple[list[dict[str, Any]], Path]:
         parts += [{"type": kind, kind: str(Path(path).absolute()) if flags.messages else path} for path in paths]
     if flags.text is not None:
         parts.append({"type": "text", "text": flags.text})
+    parts += live_part(flags, messages)
     if parts:
         messages.append({"role": "user", "content": parts})
     if flags.audio_in_video:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,12 +24,14 @@ from omni_graph.cli.options import (
     SetOption,
     TokenOption,
 )
+from omni_graph.cli.pausing import says_when_paused
 from omni_graph.cli.sources import R, Running, Serving, Source, attach, served
 from omni_graph.cli.stopping import INTERRUPTED, abandon, abandon_output, leave_with_threads_since, stoppable
 from omni_graph.errors import OmniGraphError, RequestError
 
 if TYPE_CHECKING:
     from omni_graph.cli.places import Door
+    from omni_graph.cli.playing import Player
     from omni_graph.cli.reading import Reader
     from omni_graph.cli.request import Request
     from omni_graph.graph import Graph
@@ -64,6 +66,13 @@ def run(
     audio: Annotated[Many, typer.Option(metavar="FILE", help="A sound for the user's message.")] = None,
     video: Annotated[Many, typer.Option(metavar="FILE", help="A video for the user's message.")] = None,
     audio_in_video: Annotated[bool, typer.Option("--audio-in-video", help="Use the videos' own sound.")] = False,
+    live_audio: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A sound that is played in real time, as if it were said now.")
+    ] = None,
+    live_video: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A video that is shown in real time; with --audio-in-video also heard."),
+    ] = None,
     system: Annotated[str | None, typer.Option(metavar="S", help="The system prompt; none unless given.")] = None,
     messages: Annotated[Path | None, typer.Option(metavar="FILE", help="A conversation as JSON messages.")] = None,
     inputs: Annotated[Many, typer.Option("--input", metavar="NAME=VALUE", help="A graph input.")] = None,
@@ -95,7 +104,7 @@ def run(
 
     flags = Flags(
         text, image or (), audio or (), video or (), audio_in_video, system, messages, inputs or (), outputs,
-        params or (), greedy, max_tokens, seed, session,
+        params or (), greedy, max_tokens, seed, session, live_audio, live_video,
     )  # fmt: skip
     source = Source(graph, deploy, settings or (), launcher, log_level)
     report = Report(speech, trace, as_json)
@@ -157,15 +166,25 @@ def _run_there(door: Door, plan: Plan, request: Request, report: Report) -> None
 
 
 def _one_request(app: Serving[R], plan: Plan, request: Request, report: Report) -> None:
+    from omni_graph.cli.playing import Player
     from omni_graph.cli.reading import Reader
 
     handle = app.start(
-        request.inputs, request.outputs, request.params, request.seed, folder=request.folder, session=request.session
+        request.inputs,
+        request.outputs,
+        request.params,
+        request.seed,
+        folder=request.folder,
+        session=request.session,
+        live=[one.name for one in request.live],
     )
+    player = Player(request.live, handle) if request.live else None
     with closing(Reader(plan, request.outputs, report.speech, quiet=report.as_json)) as reader:
         try:
-            with _says_when_paused(app):
+            with says_when_paused(app), player.playing() if player else nullcontext():
                 for event in handle:
+                    if player:
+                        player.heard(event.packet)
                     reader.read(event)
         except KeyboardInterrupt:
             _interrupted(handle, reader)
@@ -175,7 +194,7 @@ def _one_request(app: Serving[R], plan: Plan, request: Request, report: Report) 
             raise
         reader.complete()
         reader.end_line()
-        _tell(app, handle, reader, report)
+        _tell(app, handle, reader, report, player)
 
 
 def _interrupted(handle: Running, reader: Reader) -> None:
@@ -189,7 +208,7 @@ def _interrupted(handle: Running, reader: Reader) -> None:
     typer.echo("; ".join(filter(None, ("interrupted", reader.written()))), err=True)
 
 
-def _tell(app: Serving[R], handle: R, reader: Reader, report: Report) -> None:
+def _tell(app: Serving[R], handle: R, reader: Reader, report: Report, player: Player | None) -> None:
     from omni_graph.cli.terminal import console
     from omni_graph.observe.waterfall import Waterfall
 
@@ -198,7 +217,7 @@ def _tell(app: Serving[R], handle: R, reader: Reader, report: Report) -> None:
         record.write(report.trace)
     if report.as_json:
         timing = {
-            "timing": record.timing(),
+            "timing": record.timing() | ({"live": player.timing()} if player else {}),
             "retries": handle.retries,
             "trace_id": record.trace_id,
             "seed": handle.seed,
@@ -207,6 +226,8 @@ def _tell(app: Serving[R], handle: R, reader: Reader, report: Report) -> None:
         return
     screen = console(stderr=True)
     screen.print(Waterfall(record))
+    if player:
+        screen.print(f" {player.summary()}", style="bold", markup=False)
     screen.print(f" {reader.written()}".rstrip(), style="dim", markup=False)
 
 
@@ -221,28 +242,3 @@ def _quiet_log() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-@contextmanager
-def _says_when_paused(app: Serving[R]) -> Iterator[None]:
-    """When whoever reads our output is slow, the graph waits; say so, once a pause."""
-    done = threading.Event()
-
-    def watch() -> None:
-        said = False
-        while not done.wait(0.5):
-            try:
-                paused = app.paused > 0
-                if paused and not said:
-                    typer.echo("paused: waiting for the reader", err=True)
-            except (OSError, OmniGraphError):  # nobody reads stderr, or the deployment has ended: nothing left to say
-                return
-            said = paused
-
-    watcher = threading.Thread(target=watch, name="pauses", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()

@@ -51,6 +51,10 @@ class Running(Protocol):
 
     def cancel(self) -> None: ...
 
+    def write(self, name: str, packet: Any) -> None: ...
+
+    def end(self, name: str) -> None: ...
+
 
 R = TypeVar("R", bound=Running)
 
@@ -70,6 +74,7 @@ class Serving(Protocol[R]):
         *,
         folder: Path,
         session: str | None,
+        live: Sequence[str] = (),
     ) -> R: ...
 
     def trace(self, handle: R) -> Trace: ...

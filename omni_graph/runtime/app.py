@@ -117,14 +117,15 @@ class App:
         deadline_s: float | None = None,
         folder: Path | None = None,
         session: str | None = None,
+        live: Iterable[str] = (),
     ) -> Handle:
-        """Submit a request with its whole inputs; returns at once."""
+        """Submit a request with its whole inputs, but for the ``live`` ones, which are written later. Returns at once."""
         asked = self._asked(outputs)
-        packets = read_inputs(self.plan, inputs, asked, folder)
+        packets = read_inputs(self.plan, inputs, asked, folder, live)
         kinds = {name: self.plan.inputs[name].type for name in packets}
         handle = self._submit(asked, params, seed, deadline_s, kinds, session)
-        for name, supplied in packets.items():
-            handle.supply(name, supplied)
+        for name in packets.keys() - set(live):
+            handle.supply(name, packets[name])
         return handle
 
     def open(

@@ -14,8 +14,31 @@ from omni_graph.runtime.replicas import OnChange
 from omni_graph.spec import DeploySpec
 
 
+class AsyncHandle:
+    """A Handle whose waits are awaits: its inputs are written in one task, its packets read in another, or later."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+
+    async def write(self, name: str, packet: Any) -> None:
+        """See Handle.write."""
+        await asyncio.to_thread(self.handle.write, name, packet)
+
+    def end(self, name: str) -> None:
+        """See Handle.end."""
+        self.handle.end(name)
+
+    def cancel(self) -> None:
+        """See Handle.cancel."""
+        self.handle.cancel()
+
+    def __aiter__(self) -> AsyncIterator[PacketEvent]:
+        """Packets in order of arrival; see Handle. Leaving the loop early does not cancel the request."""
+        return events(self.handle)
+
+
 class AsyncApp:
-    """An App whose waits are awaits. ``app`` is the App itself, for ``open``, ``status`` and the rest."""
+    """An App whose waits are awaits. ``app`` is the App itself, for ``status`` and the rest."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -54,6 +77,18 @@ class AsyncApp:
                 yield event
         finally:
             handle.cancel()
+
+    async def aopen(
+        self,
+        outputs: Iterable[str] | None = None,
+        params: Params | None = None,
+        seed: int | None = None,
+        deadline_s: float | None = None,
+        session: str | None = None,
+        inputs: Iterable[str] | None = None,
+    ) -> AsyncHandle:
+        """A request whose inputs are written piece by piece; see App.open."""
+        return AsyncHandle(await asyncio.to_thread(self.app.open, outputs, params, seed, deadline_s, session, inputs))
 
     async def ascale(self, stage: str, replicas: int) -> None:
         """See App.scale."""

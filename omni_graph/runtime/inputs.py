@@ -15,13 +15,17 @@ from omni_graph.spec import Limits
 
 
 def read_inputs(
-    plan: Plan, given: Mapping[str, Any], outputs: Iterable[str], folder: Path | None = None
+    plan: Plan,
+    given: Mapping[str, Any],
+    outputs: Iterable[str],
+    folder: Path | None = None,
+    live: Iterable[str] = (),
 ) -> dict[str, Iterable[Any]]:
-    """The packets of every graph input that ``outputs`` need, none for an optional one that is not given.
+    """The packets of every graph input that ``outputs`` need, none for one that is ``live`` or optional and not given.
 
     Files that messages name are looked at here and read later, piece by piece. Raises RequestError(invalid_input).
     """
-    read = check_inputs(plan, given, plan.needed(outputs))
+    read = check_inputs(plan, (*given, *live), plan.needed(outputs))
     packets = {
         name: input_packets(name, plan.inputs[name].type, value, folder, plan.deploy.limits)
         for name, value in given.items()

@@ -1,0 +1,150 @@
+"""``run --live-audio``: what is played arrives in time and whole, here and over ``--url``; the rest is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from omni_graph.cli.playing import Played, Player
+from omni_graph.cli.recordings import pictures_of, sound_of
+from omni_graph.errors import OmniGraphError
+from omni_graph.payload import AudioChunk
+from tests.cli.background import Background
+from tests.cli.command import command
+from tests.nodes.media.files import Clip
+
+LISTEN = str(Path(__file__).parent / "listen.yaml")
+HEARD = "5 chunks, 11025 samples at 22050"
+
+
+@pytest.fixture
+def question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Half a second of stereo at 22,050 Hz, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    soundfile.write("q.wav", 0.1 * rng.standard_normal((11_025, 2)), 22_050, subtype="FLOAT")
+    return tmp_path / "q.wav"
+
+
+@pytest.fixture
+def clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("v.mp4").write_bytes(Clip(seconds=1.0, fps=8, audio="aac").encode())
+    return tmp_path / "v.mp4"
+
+
+def test_a_recording_is_heard_in_chunks_of_100_ms(question: Path) -> None:
+    times, chunks = zip(*sound_of(question), strict=True)
+    assert [round(time, 3) for time in times] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    samples = np.concatenate([chunk.samples.values for chunk in chunks])
+    np.testing.assert_allclose(samples, soundfile.read(question, dtype="float32")[0].mean(axis=1), atol=1e-6)
+
+
+def test_a_recording_is_seen_twice_a_second(clip: Path) -> None:
+    assert [(time, frame.time) for time, frame in pictures_of(clip)] == [(0.0, 0.0), (0.5, 0.5)]
+
+
+def test_what_is_played_arrives_whole(capsys: pytest.CaptureFixture[str], question: Path) -> None:
+    ran = command(capsys, "run", LISTEN, "--live-audio", "q.wav")
+    assert (ran.code, ran.out) == (0, HEARD + "\n")
+    assert "listened 0.5 s\n" in ran.err
+    assert "0.5 s of live input, first text" in ran.err and "after its end" in ran.err
+
+
+def test_the_times_count_from_the_end_of_speech(capsys: pytest.CaptureFixture[str], question: Path) -> None:
+    result = json.loads(command(capsys, "run", LISTEN, "--live-audio", "q.wav", "--json").out)
+    live, timing = result["timing"]["live"], result["timing"]
+    assert set(live) == {"speech_s", "first_text_after_s", "first_audio_after_s"}
+    assert (live["speech_s"], live["first_audio_after_s"]) == (0.5, None)
+    assert 0 < live["first_text_after_s"] < timing["total_s"]
+    assert timing["total_s"] > live["speech_s"]
+
+
+def test_a_video_is_shown_and_with_audio_in_video_heard(capsys: pytest.CaptureFixture[str], clip: Path) -> None:
+    ran = command(capsys, "run", LISTEN, "--live-video", "v.mp4", "--audio-in-video")
+    assert ran.code == 0 and "2 pictures" in ran.out and "chunks" in ran.out
+
+
+def test_the_same_over_a_control_server(
+    capsys: pytest.CaptureFixture[str], question: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Background(tmp_path, "up", LISTEN, "--launcher", "threads") as held:
+        assert held.process.stdout is not None
+        url = held.process.stdout.readline().decode().strip()
+        ran = command(capsys, "run", "--live-audio", "q.wav", "--url", url)
+        assert (ran.code, ran.out) == (0, HEARD + "\n")
+        held.signal(signal.SIGINT)
+        assert held.end() == 0
+
+
+def test_ctrl_c_ends_it_while_it_listens(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(8_000 * 600, np.float32), 8_000)
+    with Background(tmp_path, "run", LISTEN, "--live-audio", "long.wav") as running:
+        running.until(lambda: "listening 1.0 s" in running.err)
+        running.signal(signal.SIGINT)
+        assert running.end() == 130
+        assert "interrupted" in running.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--live-audio", "none.wav"], 1, "none.wav: cannot be read as a recording: No such file"),
+        (["--live-audio", "text.wav"], 1, "text.wav: cannot be read as a recording"),
+        (["--live-video", "q.wav"], 1, "q.wav: has no video track to play"),
+        (
+            ["--live-audio", "q.wav", "--live-video", "v.mp4", "--audio-in-video"],
+            2,
+            "the sound is that of --live-video",
+        ),
+        (["--live-audio", "q.wav", "--text", "a"], 2, "takes no conversation"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_a_stage_starts(
+    capsys: pytest.CaptureFixture[str], question: Path, clip: Path, arguments: list[str], code: int, message: str
+) -> None:
+    Path("text.wav").write_text("no sound at all")
+    ran = command(capsys, "run", LISTEN, *arguments)
+    assert ran.code == code and message in " ".join(ran.err.replace("│", " ").split())
+    assert "ready in" not in ran.err
+
+
+def test_a_graph_without_such_an_input_says_so(capsys: pytest.CaptureFixture[str], question: Path) -> None:
+    ran = command(capsys, "run", str(Path(LISTEN).with_name("talk.yaml")), "--live-audio", "q.wav")
+    assert ran.code == 2 and "no input of type AudioChunk" in " ".join(ran.err.replace("│", " ").split())
+
+
+class Broken:
+    """A handle that takes what is played."""
+
+    seed = retries = 0
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(())
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def write(self, name: str, packet: object) -> None:
+        raise OmniGraphError("q.wav: cannot be decoded to its end")
+
+    def end(self, name: str) -> None:
+        raise AssertionError("it never came to its end")
+
+
+def test_a_file_that_breaks_off_ends_the_request_with_its_reason(question: Path) -> None:
+    handle = Broken()
+    player = Player([Played("sound", AudioChunk, question)], handle)
+    with pytest.raises(OmniGraphError, match="cannot be decoded to its end"), player.playing():
+        player._thread.join()
+        raise OmniGraphError("cancelled: cancelled by the caller")
+    assert handle.cancelled and player.timing()["first_text_after_s"] is None
