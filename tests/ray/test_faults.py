@@ -18,6 +18,7 @@ from omni_graph.runtime.deployment import Deployment
 from omni_graph.runtime.ray_launcher import RayLauncher
 from omni_graph.runtime.replica import Change, State
 from omni_graph.spec import DeploySpec
+from tests.runtime.fault_matrix import WORDS, Client, arm, epilogue, launch_speaking, replicas
 from tests.runtime.graphs import HERE, chain, eventually, launch, words
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -76,6 +77,21 @@ def test_a_step_that_hangs_is_ended_with_its_process() -> None:
             app.run({"text": words("hang")}, outputs=["out"])
         assert (error.value.code, error.value.stage) == ("stuck", "a")
         assert app.run({"text": words("x")}, outputs=["out"])["out"].text == "X"
+
+
+def test_an_actor_without_files_is_replaced(tmp_path: Path) -> None:
+    with launch_speaking("ray") as app:
+        company = Client.open(app)
+        company.say("with ")
+        company.hear_answer()
+        (victim,) = app.status()["stages"]["generator"]["replicas"]
+        client = Client.open(app, {"generator": {"fault": "files", "arms": str(tmp_path)}})
+        arm(tmp_path, 1)
+        client.finish(WORDS)
+        company.finish(WORDS)
+        assert client.retries() <= 2 and company.retries() <= 1
+        eventually(lambda: victim["pid"] not in {one["pid"] for one in replicas(app)})
+        epilogue(app)
 
 
 def test_a_node_that_cannot_start_says_why() -> None:
