@@ -130,13 +130,13 @@ class Frontend:
         state.preparation = self._preparer.prepare_live(conversation, state.audio_in_video, span)
 
     def _listen(self, request: str, state: _Request, inbox: Inbox, outbox: Outbox) -> None:
-        """Take live input that can be worked up, one packet of each kind at a time."""
+        """Take live input until there is work to do: a frame between two samples makes none."""
         live = state.prepared and state.prepared.live
         if not live:
             return
-        if live.wants_sound and request in inbox.ready(self.live_audio) and outbox.room(self.audio, request) > 0:
+        while live.wants_sound and request in inbox.ready(self.live_audio) and outbox.room(self.audio, request) > 0:
             live.push(inbox.take(self.live_audio, request))
-        if live.wants_pictures and request in inbox.ready(self.live_video) and outbox.room(self.vision, request) > 0:
+        while live.wants_pictures and request in inbox.ready(self.live_video) and outbox.room(self.vision, request) > 0:
             live.push(inbox.take(self.live_video, request))
         if request in inbox.drained(self.live_audio):
             live.end_sound()
