@@ -64,7 +64,14 @@ class Transformers:
         reference = self._reference
         texts = [reference.prompt(messages(prompt)) for prompt in prompts]
         inputs = dict(reference.processor(text=texts, return_tensors="pt", padding=True))
-        reference.generate(inputs, max_tokens=tokens, talker_max_tokens=codes, seed=1, speech=codes > 0)
+        thinker = {"thinker_max_new_tokens": tokens, "thinker_do_sample": False}
+        talker = {
+            "talker_max_new_tokens": codes,
+            "talker_do_sample": False,
+            "talker_eos_token_id": reference.talker_eos,
+        }
+        wanted = {**talker, "speaker": "Chelsie"} if codes else {"generation_mode": "text"}
+        reference.model.generate(**inputs, **thinker, **wanted)
         return time.perf_counter() - began
 
 
