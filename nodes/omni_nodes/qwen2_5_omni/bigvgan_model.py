@@ -1,4 +1,5 @@
-"""BigVGAN's computation: mel windows of one shape to sound. transformers' own module; knows no port and no request."""
+"""BigVGAN's computation: mel windows of one shape to sound. transformers' own module, but for its activations; knows no port
+and no request."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ import numpy as np
 import torch
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
+from omni_nodes.qwen2_5_omni.antialiased_snake import replace_activations
+
 SAMPLE_RATE = 24_000
 
 
 class BigVGANModel:
-    """The vocoder of one checkpoint. Stateless."""
+    """The vocoder of one checkpoint, whose activations it replaces in place. Stateless."""
 
     def __init__(self, vocoder: reference.Qwen2_5OmniToken2WavBigVGANModel) -> None:
         self._vocoder = vocoder.eval()
+        replace_activations(vocoder)
         self._device = vocoder.conv_pre.weight.device
         self.samples_per_frame = math.prod(vocoder.config.upsample_rates)
 
