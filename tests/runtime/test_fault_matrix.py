@@ -1,7 +1,8 @@
 """The fault matrix: every fault in every stage of a speaking toy, at three moments, and the same epilogue after each.
 
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
-``make test-slow``. No files left, replacements and scaling: test_fault_matrix_processes.py. Not here, and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
+``make test-slow``. No files left, replacements and scaling: test_fault_matrix_processes.py. Not here,
+and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
 which need namespaces; a head that dies is Ray's (tests/ray); clock steps, one-way cuts and overload are simulated
 (tests/core); an OOM kill needs a cgroup of its own, and is to us the SIGKILL that it sends.
 """
