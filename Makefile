@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check test-slow bench format clean
+.PHONY: demo test check test-slow test-gpu bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ test: $(READY)  ## every test that fits 15 minutes on two cores
 
 test-slow: $(READY)  ## soaks and long matrices
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY)  ## parity on a GPU; skipped where there is none (TEST_DEVICE=cpu runs the same tests on the CPU)
+	$(BIN)/python -m pytest -rs tests/gpu
 
 check: $(READY)  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
