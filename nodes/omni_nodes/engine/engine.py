@@ -89,10 +89,12 @@ class Engine:
         """Begin a sequence with no rows."""
         self._sequences[request] = Sequence(BLOCK_SIZE)
 
-    def feed(self, request: str, rows: Rows, *, reply: int | None = None) -> None:
+    def feed(self, request: str, rows: Rows, *, reply: int | None = None, more: bool = False) -> None:
         """Append rows to compute. ``reply``: they are the prompt's, and so many more the request may come to feed after
-        them; the caller keeps the sum within ``capacity``. Rows that may be found again have an identity."""
+        them; the caller keeps the sum within ``capacity``. ``more``: there is more of the prompt to come. Rows that may be
+        found again have an identity."""
         sequence = self._sequences[request]
+        sequence.more = more
         sequence.feed(rows if self.prefix_cache else replace(rows, identity=b""))
         sequence.claim = max(sequence.claim, sequence.fed + (reply or 0))
         if self.prefix_cache and rows.identity and (reply is not None or len(rows) > 1):
@@ -100,7 +102,7 @@ class Engine:
         assert sequence.claim <= self.capacity, f"{request} claims {sequence.claim} rows of {self.capacity}"
 
     def waiting(self, request: str) -> int:
-        """Rows fed and not in the KV."""
+        """Rows that could be computed and are not in the KV."""
         return self._sequences[request].waiting
 
     def handed(self, request: str) -> int:
@@ -178,7 +180,7 @@ class Engine:
         states = self.kv.hidden(request, start, end) if hidden is None else hidden[start - end :]
         if states is None:
             return None
-        return Computed(request, start, sequence.rows(start, end), states, not sequence.waiting)
+        return Computed(request, start, sequence.rows(start, end), states, end == sequence.fed)
 
     def preempt(self, request: str) -> None:
         """Take back the blocks of a request; its rows are computed again later, and none is handed back twice."""

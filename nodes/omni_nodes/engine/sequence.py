@@ -29,21 +29,24 @@ class Rows:
 
 class Sequence:
     """``fed`` rows in all: the first ``cached`` are in the KV, the first ``handed`` were given to the caller. ``claim`` is
-    what the request may come to hold, ``keys`` are those of its full blocks."""
+    what the request may come to hold, ``keys`` are those of its full blocks. While ``more`` rows are sure to come, those that
+    do not fill a block wait for them: the whole block may be found."""
 
     def __init__(self, block_size: int) -> None:
         self.claim = 0
         self.fed = 0
         self.cached = 0
         self.handed = 0
+        self.more = False
+        self._block_size = block_size
         self._blocks = BlockKeys(block_size)
         self._pieces: list[Rows] = []
         self._starts: list[int] = []
 
     @property
     def waiting(self) -> int:
-        """Rows that are not in the KV."""
-        return self.fed - self.cached
+        """Rows that could be computed and are not in the KV."""
+        return self.fed - (self.fed % self._block_size if self.more else 0) - self.cached
 
     @property
     def silent(self) -> int:

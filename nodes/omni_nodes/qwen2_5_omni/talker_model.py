@@ -105,7 +105,7 @@ class TalkerModel:
         self._engine.close(request)
 
     def waiting(self, request: str) -> int:
-        """Rows fed and not in the KV."""
+        """Rows that could be computed and are not in the KV."""
         return self._engine.waiting(request)
 
     def feed_prompt(self, request: str, packet: PromptStates) -> None:
@@ -116,7 +116,8 @@ class TalkerModel:
         state.next_position = packet.next_position
         reply = BEGINNING + min(state.sampler.params.max_tokens, self.speech_left(state.prompt))
         identity = state_identity(packet.states.values, packet.positions.values) if self._engine.prefix_cache else b""
-        self._engine.feed(request, Rows(rows, to_tensor(packet.positions, self._device), identity), reply=reply)
+        positions = to_tensor(packet.positions, self._device)
+        self._engine.feed(request, Rows(rows, positions, identity), reply=reply, more=not packet.last)
 
     @torch.inference_mode()
     def begin(self, request: str, thought: Thought) -> None:

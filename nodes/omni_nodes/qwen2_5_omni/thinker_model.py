@@ -105,7 +105,7 @@ class ThinkerModel:
         self._engine.close(request)
 
     def waiting(self, request: str) -> int:
-        """Rows fed and not in the KV."""
+        """Rows that could be computed and are not in the KV."""
         return self._engine.waiting(request)
 
     def prompt_rows_within(self, request: str, packets: int) -> int:
@@ -130,7 +130,8 @@ class ThinkerModel:
         if state.sampler.seen is not None:
             state.sampler.seen[ids] = True
         reply = min(state.sampler.params.max_tokens, self.capacity - len(state.media))
-        self._engine.feed(request, Rows(rows, to_tensor(segment.positions, device), _identity(segment)), reply=reply)
+        positions = to_tensor(segment.positions, device)
+        self._engine.feed(request, Rows(rows, positions, _identity(segment)), reply=reply, more=not segment.last)
 
     @torch.inference_mode()
     def feed_reply(self, request: str) -> None:

@@ -259,6 +259,20 @@ def test_a_prompt_that_comes_bit_by_bit_goes_on_being_found(decoder, oracle, com
     torch.testing.assert_close(torch.cat(hidden["b"]), alone(oracle, told(ids)), atol=1e-5, rtol=1e-5)
 
 
+def test_a_block_that_more_rows_will_fill_waits_for_them(decoder, computed) -> None:
+    """So a prompt whose pictures are late is found whole; its end is computed as it is."""
+    engine = Engine(decoder, limits(), keep_hidden=True)
+    ids = [n % 3 for n in range(64)]
+    finish(engine, "a", ids)
+    computed.clear()
+    engine.open("b")
+    for start in range(0, 60, 20):
+        engine.feed("b", told(ids[start : start + 20], start), reply=64 - start, more=start < 40)
+        while engine.waiting("b"):
+            engine.run(engine.plan({"b": UNLIMITED}).grants)
+    assert (computed, engine.handed("b")) == ([60 - 48], 60)
+
+
 def test_hits_keep_within_the_room(decoder) -> None:
     engine = Engine(decoder, limits(), keep_hidden=True)
     finish(engine, "a", [0] * 64)
@@ -312,7 +326,7 @@ def test_cache_and_preemption_change_nothing(decoder, oracle, kinds, chunk, batc
         keep_hidden=kept,
     )
     wanted = {f"r{n}": [id for kind in kinds for id in [kind] * 11] for n, kinds in enumerate(kinds)}
-    fed = dict.fromkeys(wanted, 0)
+    fed, announced = dict.fromkeys(wanted, 0), {request for request in wanted if rng.random() < 0.5}
     hidden: dict[str, torch.Tensor] = {
         request: torch.full((len(ids), HIDDEN), torch.nan) for request, ids in wanted.items()
     }
@@ -322,8 +336,10 @@ def test_cache_and_preemption_change_nothing(decoder, oracle, kinds, chunk, batc
     for _ in range(20_000):
         for request in [r for r in fed if fed[r] < len(wanted[r]) and rng.random() < 0.3]:
             count = rng.randint(1, 25)
-            engine.feed(request, told(wanted[request][fed[request] :][:count], fed[request]), reply=0)
-            fed[request] = min(len(wanted[request]), fed[request] + count)
+            start, end = fed[request], min(len(wanted[request]), fed[request] + count)
+            more = end < len(wanted[request]) and request in announced
+            engine.feed(request, told(wanted[request][start:end], start), reply=0, more=more)
+            fed[request] = end
         if forced and rng.random() < 0.3:
             forced -= 1
             engine.preempt(rng.choice(list(fed)))
