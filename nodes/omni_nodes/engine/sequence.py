@@ -29,8 +29,8 @@ class Rows:
 
 class Sequence:
     """``fed`` rows in all: the first ``cached`` are in the KV, the first ``handed`` were given to the caller. ``claim`` is
-    what the request may come to hold, ``keys`` are those of its full blocks. While ``more`` rows are sure to come, those that
-    do not fill a block wait for them: the whole block may be found."""
+    what the request may come to hold, ``keys`` are those of its full blocks. While ``more`` rows are to come, those that do
+    not fill a block wait for them: the whole block may be found."""
 
     def __init__(self, block_size: int) -> None:
         self.claim = 0
