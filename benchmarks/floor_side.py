@@ -7,7 +7,7 @@ beside it. What a stage gives is handed to the next one whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Floor:
         return time.perf_counter() - began
 
     def _run(
-        self, name: str, inputs: dict[str, Sequence[Any]], params: Any = None, until: str = "", count: int = 1
+        self, name: str, inputs: Mapping[str, Sequence[Any]], params: Any = None, until: str = "", count: int = 1
     ) -> dict[str, list[Any]]:
         """All that a node sends, or as far as the ``count``-th packet of output ``until``."""
         run = NodeRun(self._nodes[name])
@@ -70,5 +70,9 @@ class Floor:
             pass
         if run.errors:
             raise run.errors[REQUEST]
+        if until and len(sent[until]) < count:
+            raise RuntimeError(
+                f"{name} came to rest with {len(sent[until])} packets of {until!r}; the floor needs {count}"
+            )
         run.close(REQUEST)
         return sent

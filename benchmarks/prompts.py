@@ -7,6 +7,7 @@ of sound and a question; ``image``, ``video``: a picture, a clip, and a question
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,13 @@ AUDIO_RATE = 16_000
 def messages(name: str) -> list[dict[str, Any]]:
     """The conversation called ``name``, e.g. ``text 60 7`` (7: which of them)."""
     kind, *numbers = name.split()
-    made = {"text": _text, "audio": _audio, "image": _image, "video": _video}[kind]
-    return [{"role": "user", "content": made(*(int(one) for one in numbers))}]
+    makers: dict[str, Callable[..., list[dict[str, Any]]]] = {
+        "text": _text,
+        "audio": _audio,
+        "image": _image,
+        "video": _video,
+    }
+    return [{"role": "user", "content": makers[kind](*(int(one) for one in numbers))}]
 
 
 def _text(tokens: int, which: int = 0) -> list[dict[str, Any]]:
