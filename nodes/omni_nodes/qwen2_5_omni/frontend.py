@@ -86,11 +86,11 @@ class Frontend:
     def step(self, inbox: Inbox, outbox: Outbox) -> bool:
         self._receive(inbox, outbox)
         for request, state in list(self._requests.items()):
+            self._send(request, state, self.layout, outbox)
+            self._send(request, state, self.audio, outbox)
             with self._blaming(request):
                 self._begin(request, state, inbox)
                 self._listen(request, state, inbox, outbox)
-            self._send(request, state, self.layout, outbox)
-            self._send(request, state, self.audio, outbox)
         return self._work(outbox)
 
     def _receive(self, inbox: Inbox, outbox: Outbox) -> None:
@@ -131,12 +131,14 @@ class Frontend:
 
     def _listen(self, request: str, state: _Request, inbox: Inbox, outbox: Outbox) -> None:
         """Take live input until there is work to do: a frame between two samples makes none."""
-        live = state.prepared and state.prepared.live
-        if not live:
+        live = state.prepared and state.prepared.arms and state.prepared.live
+        if not live:  # or every output has ended, and with them the request here
             return
-        while live.wants_sound and request in inbox.ready(self.live_audio) and outbox.room(self.audio, request) > 0:
+        sound_room = not live.hears or outbox.room(self.audio, request) > 0
+        picture_room = not live.sees or outbox.room(self.vision, request) > 0
+        while sound_room and live.wants_sound and request in inbox.ready(self.live_audio):
             live.push(inbox.take(self.live_audio, request))
-        while live.wants_pictures and request in inbox.ready(self.live_video) and outbox.room(self.vision, request) > 0:
+        while picture_room and live.wants_pictures and request in inbox.ready(self.live_video):
             live.push(inbox.take(self.live_video, request))
         if request in inbox.drained(self.live_audio):
             live.end_sound()

@@ -40,13 +40,14 @@ class LiveSettings:
 
 
 class LiveInput:
-    """The input of a live span at ``place``. ``context``: the tokens that the prompt around it leaves.
+    """The input of a live span at ``place``. ``context``: the tokens that the prompt around it leaves. What it neither
+    ``hears`` nor ``sees`` is refused.
 
     Raises InvalidInput or MediaError at the packet that cannot be used.
     """
 
     def __init__(self, span: LiveSpan, place: Place, context: int, settings: LiveSettings) -> None:
-        self._hears, self._sees = span.heard or span.kind == "audio", span.kind == "video"
+        self.hears, self.sees = span.heard or span.kind == "audio", span.kind == "video"
         self._number = place.number
         self._context = context
         self._settings = settings
@@ -54,8 +55,8 @@ class LiveInput:
         self._sound = LiveSound(SOUND, settings.limits, settings.policy, settings.bins)
         self._frames = LiveFrames(PICTURES, settings.limits)
         self.layout: Queue[LayoutSegment] = Queue()
-        self.audio: Queue[MelChunk] = Queue(ended=not self._hears)
-        self.vision: Queue[Patches] = Queue(ended=not self._sees)
+        self.audio: Queue[MelChunk] = Queue(ended=not self.hears)
+        self.vision: Queue[Patches] = Queue(ended=not self.sees)
 
     @property
     def wants_sound(self) -> bool:
@@ -70,7 +71,7 @@ class LiveInput:
     @property
     def busy(self) -> bool:
         """There is work for ``advance``."""
-        return (self._hears and self._sound.busy) or (self._sees and self._can_end_or_pair())
+        return (self.hears and self._sound.busy) or (self.sees and self._can_end_or_pair())
 
     def _can_end_or_pair(self) -> bool:
         return self._frames.busy or (self._frames.finished and not self.vision.ended)
@@ -78,13 +79,13 @@ class LiveInput:
     def push(self, packet: AudioChunk | VideoFrame) -> None:
         """What the user wrote next."""
         if isinstance(packet, AudioChunk):
-            if not self._hears:
+            if not self.hears:
                 raise InvalidInput(
                     f'{SOUND} came for a live video without sound; its part may say {{"audio": true}}, or leave it out'
                 )
             self._sound.push(packet.samples.values, packet.sample_rate)
         else:
-            if not self._sees:
+            if not self.sees:
                 raise InvalidInput(
                     f'{PICTURES} came without a place; the last user turn needs a part {{"type": "video", "video": "live"}}'
                 )
@@ -100,9 +101,9 @@ class LiveInput:
 
     def advance(self) -> None:
         """One slice of work."""
-        if self._hears and self._sound.busy:
+        if self.hears and self._sound.busy:
             self._advance_sound()
-        elif self._sees and self._can_end_or_pair():
+        elif self.sees and self._can_end_or_pair():
             self._advance_pictures()
         self.layout.ended = self._pieces.ended
 
