@@ -20,7 +20,7 @@ from benchmarks.machine import Machine
 OURS = "ours"
 Statistic = Callable[[Sequence[float]], float]
 Interval = tuple[float, float]
-DIGITS = 8
+DIGITS = 7
 
 
 class Of(StrEnum):
@@ -146,7 +146,7 @@ class Report:
         return row
 
     def to_json(self) -> str:
-        """The whole report as text; a series is one line, its samples to ``DIGITS`` decimals (of a second: 10 ns)."""
+        """The whole report as text; a series is one line, its samples to ``DIGITS`` decimals (of a second: 100 ns)."""
         record: dict[str, Any] = {
             "bench": self.bench,
             "quick": self.quick,
