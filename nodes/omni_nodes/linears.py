@@ -8,7 +8,6 @@ original weights dropped. Elsewhere (a GPU, a torch without these operators) the
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -29,7 +28,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, fusion: tuple[str, list[float], str] = NO_FUSION) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
+        self.bias = None if linear.bias is None else linear.bias.detach().clone()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
         self._fusion = fusion
 
@@ -41,18 +40,22 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-def pack_linears(module: M, keep: Collection[str] = ()) -> M:
-    """``module`` with its linear layers packed, but for those named in ``keep``, whose weights something else reads.
+def pack_linears(module: M) -> M:
+    """``module`` with its linear layers packed. Changes it in place and returns it; a module that is itself a linear layer
+    is returned packed, with its own interface. A weight tied to another module's, as an embedding's, stays there too.
 
-    Changes ``module`` in place and returns it; a module that is itself a linear layer is returned packed, with its own
-    interface. A weight that is tied to another module's, as an embedding's, stays there: the packed one is a copy.
+    What is left of the module is copied, so that nothing refers to the files' memory maps, whose pages would stay
+    beside the packed weights.
     """
     if type(module) is nn.Linear:
         return PackedLinear(module) if _packable(module.weight) else module  # type: ignore[return-value]
-    for name, child in list(module.named_modules()):
-        if type(child) is nn.Linear and name not in keep:
-            parent, _, attribute = name.rpartition(".")
-            setattr(module.get_submodule(parent), attribute, pack_linears(child))
+    layers = [(name, child) for name, child in module.named_modules() if type(child) is nn.Linear]
+    for name, child in layers:
+        parent, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, pack_linears(child))
+    if layers and not any(type(child) is nn.Linear for child in module.modules()):
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()
     return module
 
 

@@ -75,7 +75,7 @@ class CodecDiTModel:
         self.repeats: int = dit.repeats
         self.mel: int = dit.mel_dim
         self.code_count: int = dit.text_embed.codec_embed.num_embeddings
-        weight = dit.input_embed.proj.weight
+        weight = dit.input_embed.proj.weight.clone()
         sizes = (dit.mel_dim, dit.config.enc_dim, dit.config.emb_dim, dit.config.enc_emb_dim)
         self._mel_weight, self._ecapa_weight, self._code_weight, self._speaker_weight = weight.split(sizes, dim=1)
         self._reaches: list[Reach] = [(b.look_backward_block, b.look_ahead_block) for b in dit.transformer_blocks]
@@ -88,13 +88,13 @@ class CodecDiTModel:
         self._forget_what_the_tables_hold()
         for block in dit.transformer_blocks:
             fuse_gelu(block.ff.ff)
-        pack_linears(dit, keep={"input_embed.proj"})
+        pack_linears(dit)
 
     def _forget_what_the_tables_hold(self) -> None:
-        """The modulations' weights, two fifths of the published DiT's, and ECAPA: nothing runs them again."""
+        """The modulations' weights, two fifths of the published DiT's, ECAPA and the input's: nothing runs them again."""
         for block in self._dit.transformer_blocks:
             del block.attn_norm.linear
-        del self._dit.norm_out.linear, self._dit.time_embed, self._dit.input_embed.spk_encoder
+        del self._dit.norm_out.linear, self._dit.time_embed, self._dit.input_embed
 
     @property
     def voices(self) -> tuple[str, ...]:
