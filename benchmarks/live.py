@@ -34,7 +34,7 @@ def run(report: Report, options: Options) -> None:
     report.notes.append(
         f"end is called when all processes together have used less than {IDLE_SHARE} of a core for {IDLE_S} s"
     )
-    rounds, long_s = (1, QUICK_LONG_S) if options.quick else (5, LONG_S)
+    rounds, long_s = (1, QUICK_LONG_S) if options.quick else (7, LONG_S)
     whole = Ask(f"audio {long_s}", TOKENS, CODES)
     with launch(model_graph(checkpoint(options.quick))) as app:
         found = interleaved(
