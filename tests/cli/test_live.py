@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
+import omni_graph as og
 from omni_graph.cli.playing import Played, Player
 from omni_graph.cli.recordings import pictures_of, sound_of
 from omni_graph.errors import OmniGraphError
-from omni_graph.payload import AudioChunk
+from omni_graph.payload import Array, AudioChunk, VideoFrame
 from tests.cli.background import Background
 from tests.cli.command import command
 from tests.nodes.media.files import Clip
@@ -148,3 +149,27 @@ def test_a_file_that_breaks_off_ends_the_request_with_its_reason(question: Path)
         player._thread.join()
         raise OmniGraphError("cancelled: cancelled by the caller")
     assert handle.cancelled and player.timing()["first_text_after_s"] is None
+
+
+def test_an_optional_input_that_was_not_begun_ends_when_its_caller_reads(question: Path) -> None:
+    chunk = AudioChunk(Array.of(np.zeros(80, np.float32)), 8_000)
+    with og.launch(og.load_graph(LISTEN)) as app:
+        handle = app.open()
+        handle.write("sound", chunk)
+        handle.end("sound")
+        assert [event.packet.text for event in handle] == ["1 chunks, 80 samples at 8000"]
+        with pytest.raises(og.RequestError, match="no input 'pictures' to write to; still open: none"):
+            handle.write("pictures", chunk)
+        named = app.open(inputs=["sound"])
+        with pytest.raises(og.RequestError, match="no input 'pictures' to write to; still open: sound"):
+            named.write("pictures", chunk)
+        named.cancel()
+        with pytest.raises(og.RequestError, match="needs the input 'sound'"):
+            app.open(inputs=["pictures"])
+        both = app.open(inputs=["sound", "pictures"])
+        with pytest.raises(TimeoutError):
+            both.next(timeout=0.0)  # to read ends nothing that was named
+        both.write("pictures", VideoFrame(Array.of(np.zeros((2, 2, 3), np.uint8)), 0.0))
+        both.end("pictures")
+        both.end("sound")
+        assert [event.packet.text for event in both] == ["1 pictures"]
