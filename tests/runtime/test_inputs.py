@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import omni_graph as og
 from omni_graph.errors import Code, RequestError
 from omni_graph.payload import TextDelta
+from omni_graph.runtime.handle import INPUT_PACKETS_WAITING
 from tests.runtime.graphs import chain, eventually, held, launch, words
 
 
@@ -65,3 +67,25 @@ def test_a_source_that_nobody_reads_is_not_pulled() -> None:
         with pytest.raises(og.Cancelled):
             list(waiting)
         assert source.made == 0
+
+
+def test_write_waits_while_the_graph_is_behind() -> None:
+    with launch(chain(), "threads") as app:
+        handle, written = app.open(outputs=["out"]), list[int]()
+
+        def write() -> None:
+            for number in range(1000):
+                handle.write("text", TextDelta(f"w{number} " + "x" * 60_000))
+                written.append(number)
+            handle.end("text")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        waiting = INPUT_PACKETS_WAITING + 1
+        eventually(
+            lambda: handle._gateway.call(lambda core, now: core.waiting_input(handle.request, "text")) == waiting
+        )
+        assert app.paused == 1 and len(written) < 600  # nobody reads: the writer stands still
+        assert sum(1 for _ in handle) == 1000
+        writer.join()
+        assert len(written) == 1000
