@@ -180,6 +180,7 @@ class StageSpec(_Strict):
     threads: PositiveInt | None = Field(
         default=None, description="compute threads of a worker; the launcher's choice if unset"
     )
+    nice: int = Field(default=0, ge=0, le=19, description="its processes yield the cores to those with less of it")
     cpu: NonNegativeFloat = Field(default=0.1, description="cores that Ray reserves")
     gpu: NonNegativeFloat = Field(default=0.0, description="GPUs that Ray reserves; may be a fraction")
     memory: Bytes | None = Field(default=None, description="main memory that Ray reserves")

@@ -39,6 +39,7 @@ def main(spec_json: str, pipe: Connection) -> None:
     spec = ReplicaSpec.from_json(spec_json)
     os.environ.update(thread_environment(spec.threads))
     os.environ.update(spec.env)
+    os.nice(spec.nice)  # of this thread, and what it starts inherits it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     log_to_file(spec)
     parent = _Parent(pipe)

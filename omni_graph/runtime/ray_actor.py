@@ -138,6 +138,7 @@ class ReplicaActor:
         return Beat() if self._worker is None else self._worker.progress()
 
     def _run(self) -> None:
+        os.nice(self._spec.nice)  # of this thread, and what it starts inherits it
         try:
             worker = Worker(self._spec, self._make_links, child.require_a_file)
             self._worker = worker

@@ -60,6 +60,7 @@ class ReplicaSpec:
     run_folder: str
     threads: int
     max_step_s: float
+    nice: int = 0
     log_level: str = "INFO"
     preload: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

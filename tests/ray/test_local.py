@@ -31,7 +31,7 @@ THREE_WORKERS = {
 
 
 def test_environment_and_threads_are_set_before_the_node_is_loaded() -> None:
-    stages = {"a": {"threads": 3, "env": {"MINE": "yes"}}, "b": {"threads": 1}}
+    stages = {"a": {"threads": 3, "nice": 4, "env": {"MINE": "yes"}}, "b": {"threads": 1}}
     with launch(where("a", "b"), "ray", stages=stages) as app:
         first, second = asked(app, "a"), asked(app, "b")
     assert first["env"] | {"RAY_AUTH_MODE": ""} == {
@@ -39,6 +39,7 @@ def test_environment_and_threads_are_set_before_the_node_is_loaded() -> None:
     }  # fmt: skip
     assert (second["env"]["OMP_NUM_THREADS"], second["env"]["MINE"]) == ("1", None)
     assert first["pid"] != second["pid"]
+    assert first["nice"] == second["nice"] + 4
 
 
 def test_nothing_listens_beyond_loopback() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 from omni_graph import In, Inbox, Out, Outbox
 from omni_graph.payload import TextDelta
@@ -39,6 +40,7 @@ def _here() -> dict[str, object]:
     keys = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MINE", "RAY_AUTH_MODE")
     return {
         "pid": os.getpid(),
+        "nice": os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
         "env": {key: os.environ.get(key) for key in keys},
         "file": __file__,
         "node": ray.get_runtime_context().get_node_id(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 
@@ -166,6 +167,13 @@ def test_status_shows_what_a_node_counts_of_itself_soon_after_it_did(launcher: s
         stages = app.status()["stages"]
         assert stages["b"]["replicas"][0]["counters"] == {}
         eventually(lambda: app.status()["stages"]["a"]["replicas"][0]["counters"] == {"a.answers": 3})
+
+
+def test_a_stage_may_yield_the_cores_to_the_others() -> None:
+    with launch(chain(), "processes", stages={"a": {"nice": 3}}) as app:
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        answers = [app.run({"text": words("nice?")}, outputs=[out])[out].text for out in ("half", "out")]
+    assert answers == [str(mine + 3)] * 2
 
 
 def test_both_replicas_serve(app: App) -> None:

@@ -13,7 +13,8 @@ from omni_graph.payload import Array, Blob, TextDelta
 
 class Echo:
     """Sends on what it takes, in capitals. ``boom`` raises, ``die`` ends the process, ``hang`` never returns from a step,
-    ``open?`` is answered with the number of open requests, ``pid?`` with the process."""
+    ``open?`` is answered with the number of open requests, ``pid?`` with the process,
+    ``nice?`` with the priority that it computes at."""
 
     text = In(TextDelta)
     out = Out(TextDelta)
@@ -55,6 +56,7 @@ class Echo:
         answers = {
             "open?": str(len(self.requests)),
             "pid?": str(os.getpid()),
+            "nice?": str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())),
             "seed?": str(self.requests[request].seed),
         }
         return answers.get(text, text.upper()) + self.requests[request].suffix
