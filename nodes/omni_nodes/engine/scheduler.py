@@ -123,8 +123,6 @@ class _Ledger:
 
     def _move(self, request: str, taken: int, more: int, own: Mapping[str, int]) -> bool:
         """``request`` holds ``more`` blocks more, ``taken`` of them free until now; ``own`` says who owns how many more."""
-        if taken > self._free:
-            return False
         free, held = self._free - taken, {**self._held, request: self._held[request] + more}
         owned = {name: count + own.get(name, 0) for name, count in self._own.items()}
         before = self._finishable(self._free, self._held, self._own)
@@ -134,7 +132,8 @@ class _Ledger:
         return True
 
     def _finishable(self, free: int, held: Mapping[str, int], own: Mapping[str, int]) -> set[str]:
-        """Who could reach its claim, when each one that finishes gives back the blocks it holds alone."""
+        """Who could reach its claim, when each one that finishes gives back the blocks it holds alone; nobody where more is
+        held than there is."""
         done: set[str] = set()
         for request in sorted(held, key=lambda r: self._claims[r] - held[r]):
             if self._claims[request] - held[request] > free:

@@ -121,6 +121,29 @@ def test_a_hit_that_would_wedge_others_is_computed_instead() -> None:
     assert Scheduler(max_batch=4, prefill_chunk=64).plan(candidates, pool).grants == (Grant("c", 5),)
 
 
+def test_a_newcomer_with_hits_waits_behind_an_older_one_too() -> None:
+    pool = pool_with(10, {"running": 3}, idle=2)
+    candidates = [
+        Candidate("running", 0, 3, 4),
+        Candidate("big", 10, 0, 10),
+        Candidate("c", 2, 0, 2, found(pool, "gone", 2)),
+    ]
+    assert Scheduler(max_batch=4, prefill_chunk=64).plan(candidates, pool) == Plan((), ("big", "c"))
+
+
+def test_a_block_filled_in_part_is_given_back_for_the_whole_one() -> None:
+    """Then ``c`` still needs two blocks, so ``d`` may not have two of the last three and need two more itself."""
+    pool = BlockPool(5, 2)
+    pool.extend("gone", 4)
+    pool.seal("gone", 1, b"k")
+    pool.release("gone")
+    pool.extend("c", 3)
+    hits = pool.match([b"k"])
+    candidates = [Candidate("c", 1, 3, 8, hits), Candidate("d", 4, 0, 8)]
+    made = Scheduler(max_batch=4, prefill_chunk=64).plan(candidates, pool)
+    assert made == Plan((Grant("c", 0, hits),), ("d",))
+
+
 # ---- any schedule
 
 
