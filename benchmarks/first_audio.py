@@ -50,7 +50,9 @@ QUICK_CASES = (Case("text, 1 s", "text 60", 1, 0.15), Case("audio, 1 s", "audio 
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"by processes unless said; {THREADS} threads a stage, {THREADS} in {REFERENCE}; greedy")
+    report.notes.append(
+        f"by processes unless said; {THREADS} threads a stage but the Talker, {THREADS} in {REFERENCE}; greedy"
+    )
     report.notes.append(
         "first_audio_s: the first packet; steady_first_audio_s: where a listener at own_pace must begin"
     )

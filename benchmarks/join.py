@@ -24,7 +24,7 @@ UNDER_WAY = 8  # packets of the long one before the short one comes
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"by processes, {THREADS} threads a stage; our caches are off")
+    report.notes.append(f"by processes, {THREADS} threads a stage but the Talker; our caches are off")
     rounds = 1 if options.quick else 7
     with launch(model_graph(checkpoint(options.quick))) as app:
         _case(report, app, "text", SHORT_TEXT, LONG_TEXT, "total_s", lambda heard: heard.total_s, rounds)

@@ -30,7 +30,9 @@ IDLE_SHARE, IDLE_S, PATIENCE_S = 0.1, 0.5, 300.0
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"by processes, {THREADS} threads a stage; our caches are off; {CODES} codes are said")
+    report.notes.append(
+        f"by processes, {THREADS} threads a stage but the Talker; our caches are off; {CODES} codes are said"
+    )
     report.notes.append(
         f"end is called when all processes together have used less than {IDLE_SHARE} of a core for {IDLE_S} s"
     )

@@ -38,7 +38,7 @@ QUICK_CASES = (Case(1, (1, 2), 1.3),)
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
     report.notes.append(
-        f"{THREADS} threads a stage, {THREADS} in transformers; greedy; low_latency; our caches are off"
+        f"{THREADS} threads a stage but the Talker, {THREADS} in transformers; greedy; low_latency; our caches are off"
     )
     report.notes.append(f"{REQUESTS_A_CALLER} requests a caller, and one round: 4 would take more than 12 minutes")
     folder, cases = checkpoint(options.quick), QUICK_CASES if options.quick else CASES

@@ -35,7 +35,9 @@ QUICK_CASES = (Case("low_latency", 1, 1.0, 1), Case("exact", 1, 0.5, 1))
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"by processes; {THREADS} threads a stage, {THREADS} in {REFERENCE}; greedy; {PROMPT} tokens")
+    report.notes.append(
+        f"by processes; {THREADS} threads a stage but the Talker, {THREADS} in {REFERENCE}; greedy; {PROMPT} tokens"
+    )
     cases = QUICK_CASES if options.quick else CASES
     folder = checkpoint(options.quick)
     with Peer(transformers_side.MAKER, THREADS, folder=str(folder)) as reference:
