@@ -82,7 +82,10 @@ def _rows(report: Report, c: int, loads: Sequence[Load], in_turn_s: float, batch
         report.compare(
             ours, Series(case, "tokens_per_s", f"{BATCHES} of {c}, once", ((tokens / batched_s,),)), goals[1]
         )
-    report.alone(Series(case, "requests_per_s", OURS, tuple((len(one.heard) / one.seconds,) for one in loads)), "")
+    report.alone(
+        Series(case, "requests_per_s", OURS, tuple((len(one.heard) / one.seconds,) for one in loads)),
+        "answers a second",
+    )
     totals = Series(case, "total_s", OURS, tuple(tuple(one.total_s for one in load.heard) for load in loads))
     report.alone(totals, "an answer, p50")
     report.alone(totals, "an answer, p99", statistic=percentile(0.99))

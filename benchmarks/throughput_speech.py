@@ -84,7 +84,7 @@ def _alone_rows(report: Report, name: str, load: Load) -> None:
     def series(metric: str, values: Sequence[float]) -> Series:
         return Series(name, metric, OURS, (tuple(values),))
 
-    report.alone(series("requests_per_s", [len(load.heard) / load.seconds]), "")
+    report.alone(series("requests_per_s", [len(load.heard) / load.seconds]), "answers a second")
     report.alone(series("real_time_factor", [1 / load.sound_per_s]), "seconds a second of speech takes, all together")
     firsts = series("first_audio_s", [one.first_audio_s for one in load.heard])
     report.alone(firsts, "p50")
