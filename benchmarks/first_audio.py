@@ -15,6 +15,7 @@ from benchmarks.model_app import THREADS, Ask, Heard, ask, checkpoint, launch, m
 from benchmarks.peer import Peer
 from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.runtime.app import App
+from omni_graph.runtime.child import thread_environment
 
 REFERENCE, FLOOR = "transformers generate", "the same nodes, called in sequence"
 FIRST_TOKENS = FIRST_CODES = 24  # what the first window of low_latency waits for
@@ -57,9 +58,12 @@ def run(report: Report, options: Options) -> None:
         "first_audio_s: the first packet; steady_first_audio_s: where a listener at own_pace must begin"
     )
     folder, cases = checkpoint(options.quick), QUICK_CASES if options.quick else CASES
-    with Peer(transformers_side.MAKER, THREADS, folder=str(folder)) as reference:
+    with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         ends = {case: reference("answer", **_words(case.whole))["seconds"] for case in cases}
-    with Peer(floor_side.MAKER, THREADS, folder=str(folder)) as floor, launch(model_graph(folder)) as app:
+    with (
+        Peer(floor_side.MAKER, thread_environment(THREADS), folder=str(folder)) as floor,
+        launch(model_graph(folder)) as app,
+    ):
         for case in cases:
             _case(report, case, app, floor, ends[case], rounds=1 if options.quick else 3)
     with launch(model_graph(folder), "threads") as app:

@@ -10,8 +10,6 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from omni_graph.runtime.child import thread_environment
-
 LEAVE_S = 10.0
 Questions = Mapping[str, Callable[..., Any]]
 
@@ -19,13 +17,13 @@ Questions = Mapping[str, Callable[..., Any]]
 class Peer:
     """A process that runs ``module:function(**arguments)``, which returns its questions: {name: function}.
 
-    ``threads`` of torch, in the environment that a replica process gets: waiting threads do not spin.
+    ``environment`` is set before torch is imported.
     """
 
-    def __init__(self, maker: str, threads: int, **arguments: Any) -> None:
+    def __init__(self, maker: str, environment: Mapping[str, str], **arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        call = (theirs, maker, threads, json.dumps(arguments))
+        call = (theirs, maker, dict(environment), json.dumps(arguments))
         self._process = context.Process(target=_serve, args=call, name=maker, daemon=True)
         self._process.start()
         theirs.close()
@@ -54,8 +52,9 @@ class Peer:
         self._process.join()
 
 
-def _serve(pipe: Any, maker: str, threads: int, arguments: str) -> None:
-    os.environ.update(thread_environment(threads))
+def _serve(pipe: Any, maker: str, environment: Mapping[str, str], arguments: str) -> None:
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    os.environ.update(environment)
     module, _, name = maker.partition(":")
     questions: Questions = getattr(import_module(module), name)(**json.loads(arguments))
     pipe.send_bytes(b"null")

@@ -33,7 +33,7 @@ def run(report: Report, options: Options) -> None:
     report.notes.append("our prefix cache is off")
     folder = checkpoint(options.quick)
     callers, rounds = (QUICK_CALLERS, 1) if options.quick else (CALLERS, 3)
-    with Peer(transformers_side.MAKER, THREADS, folder=str(folder)) as reference:
+    with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         in_turn = token_times(reference)
         batched = {c: batches(reference, text_asks(4 * c), c) for c in callers if c in BATCHED or options.quick}
     with launch(model_graph(folder, settings=SETTINGS), outputs=("text",)) as app:

@@ -42,7 +42,7 @@ def run(report: Report, options: Options) -> None:
     )
     report.notes.append(f"{REQUESTS_A_CALLER} requests a caller, and one round: 4 would take more than 12 minutes")
     folder, cases = checkpoint(options.quick), QUICK_CASES if options.quick else CASES
-    with Peer(transformers_side.MAKER, THREADS, folder=str(folder)) as reference:
+    with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         alone = {case: _alone(reference, case) for case in cases}
         together = _together(reference, cases[0])
     with launch(model_graph(folder)) as app:

@@ -40,7 +40,7 @@ def run(report: Report, options: Options) -> None:
     )
     cases = QUICK_CASES if options.quick else CASES
     folder = checkpoint(options.quick)
-    with Peer(transformers_side.MAKER, THREADS, folder=str(folder)) as reference:
+    with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         lengths = sorted({case.seconds for case in cases})
         theirs = {length: reference("answer", **_words(speech(PROMPT, length))) for length in lengths}
     for context in dict.fromkeys(case.codec_context for case in cases):

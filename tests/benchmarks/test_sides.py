@@ -17,7 +17,7 @@ def echo(word: str) -> object:
 
 
 def test_a_peer_answers_by_name_and_a_dead_one_is_named() -> None:
-    with Peer("tests.benchmarks.test_sides:echo", 1, word="ab") as peer:
+    with Peer("tests.benchmarks.test_sides:echo", {"MINE": "yes"}, word="ab") as peer:
         assert peer("echo", times=2) == "abab"
         with pytest.raises(RuntimeError, match=r"has died: tests.benchmarks.test_sides:echo"):
             peer("fail")
