@@ -55,7 +55,7 @@ def _version(name: str) -> str:
 def _commit() -> str:
     """The commit of the source tree, with ``+`` when the program's own files differ from it."""
     commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "../omni_graph", "../nodes", ".")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "../omni_graph", "../nodes", ".", ":!results")
     return f"{commit}+" if commit and changed else commit or "unknown"
 
 
