@@ -33,9 +33,13 @@ class Incoming:
         options: Callable[[str], dict[int, int]],
         keys: KeyPair | None = None,
     ) -> None:
-        """Bind to each, ipc before tcp, since ``keys`` guard tcp alone. zmq.ZMQError when one cannot be had."""
+        """Bind to each, ipc before tcp, since ``keys`` guard tcp alone. zmq.ZMQError when one, or a file, cannot be had."""
         self.socket = open_socket(context, zmq.ROUTER, {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0})
-        self.monitor = Monitor(context, self.socket, zmq.EVENT_DISCONNECTED | FAILED_HANDSHAKES)
+        try:
+            self.monitor = Monitor(context, self.socket, zmq.EVENT_DISCONNECTED | FAILED_HANDSHAKES)
+        except zmq.ZMQError:
+            self.socket.close(linger=0)
+            raise
         try:
             self.endpoints = tuple(self._bind(bind, options(bind), keys) for bind in binds)
         except zmq.ZMQError:

@@ -17,6 +17,7 @@ from uuid import uuid4
 import zmq
 
 from omni_graph.errors import FlowControlError, LinkError
+from omni_graph.files import require_files
 from omni_graph.frames import Address, Frame, Goaway, Hello, Leaving, LinkId, LinkLost
 from omni_graph.links import wire
 from omni_graph.links.codec import Codec, Message, WireFrame
@@ -44,6 +45,7 @@ from omni_graph.links.outgoing import Outgoing
 from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
 from omni_graph.links.wake import Waker
 
+FILES = 16  # more than links open before they have a peer
 BATCH = 1024  # messages of one socket in one poll
 GOODBYE_MS = 1000  # a Goaway has this long to leave after its link is closed
 TOLD_SINGLY, TOLD_EVERY = 20, 1000  # of the bad messages, the first 20 are logged, then one in 1,000
@@ -79,6 +81,10 @@ class ZmqLinks:
         self._clock = clock
         self._keys = None if curve is None else curve.keys
         endpoints = bind_endpoints(bind, self._keys)
+        try:
+            require_files(FILES)  # libzmq ends the process where it gets none for a context of its own
+        except OSError as error:
+            raise LinkError(f"{name} cannot open its links: {error}") from error
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context() if context is None else context
         self._owns_context = context is None
         self._waker = Waker()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
+from omni_graph.errors import LinkError
 from omni_graph.files import require_files
 from omni_graph.frames import Address, Credit, LinkId, LinkLost, Side, Start
+from omni_graph.links import incoming
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES
 from tests.files import few_files
@@ -68,3 +72,27 @@ def test_a_link_is_opened_or_told_as_lost_whatever_is_left(spare: int, short_dir
         assert told == Credit("r", 1, 0, 0, 8)
     finally:
         ours.close(0)
+
+
+@pytest.mark.parametrize("spare", [0, 4, 8, 12])
+def test_links_that_get_no_files_say_so_and_leave_nothing(spare: int, short_dir: Path) -> None:
+    """libzmq would end the process, or wait for ever for a socket that nobody closes."""
+    before = os.listdir("/proc/self/fd")
+    with few_files(spare), pytest.raises(LinkError, match=r"ours cannot open its links: .*Too many open files"):
+        ZmqLinks("ours", f"ipc://{short_dir}", LINK_TYPES)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_socket_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[zmq.Socket[bytes]] = []
+
+    def monitor(_: object, socket: zmq.Socket[bytes], events: int) -> None:
+        watched.append(socket)
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(incoming, "Monitor", monitor)
+    with zmq.Context() as context:
+        with pytest.raises(zmq.ZMQError):
+            incoming.Incoming(context, ["tcp://127.0.0.1:*"], lambda _: {})
+        assert [socket.closed for socket in watched] == [True]
+        context.destroy(linger=0)
