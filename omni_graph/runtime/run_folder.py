@@ -58,8 +58,11 @@ def sweep(prefix: str, parent: str, within_s: float = SWEEP_S) -> None:
 
 
 def _named(prefix: str, parent: str) -> Iterator[Path]:
-    with os.scandir(parent) as entries:
-        yield from (Path(entry.path) for entry in entries if entry.name.startswith(prefix))
+    try:
+        with os.scandir(parent) as entries:
+            yield from (Path(entry.path) for entry in entries if entry.name.startswith(prefix))
+    except OSError:  # a folder to make folders in may be one that must not be listed
+        return
 
 
 def _new_lock(folder: Path) -> int:

@@ -97,3 +97,14 @@ def test_a_launch_does_not_look_for_ever(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "mine-stale"]
     sweep("mine-", str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_must_not_be_listed_is_one_to_launch_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(parent: str) -> None:
+        raise PermissionError(13, "Permission denied", parent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("omni_graph.runtime.run_folder.os.scandir", scandir)
+        folder = RunFolder("mine-", str(tmp_path))
+    assert list(tmp_path.iterdir()) == [Path(folder.path)]
+    folder.remove()
