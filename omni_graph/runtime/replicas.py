@@ -107,12 +107,14 @@ class Replicas:
                 stage.replicas[stage.next_index] = replica
                 stage.next_index += 1
                 made.append(replica)
-            for replica in made:
-                self._start(replica)
+            failed = [(replica, change) for replica in made if (change := self._start(replica)) is not None]
             self._tell_hope(spec.stage)
-            return made
+        for replica, change in failed:
+            self._changed(replica, change)
+        return made
 
-    def _start(self, replica: Replica) -> None:
+    def _start(self, replica: Replica) -> Change | None:
+        """Begin its next life. A Change where that ended at once; it is to be told when the lock is free."""
         replica.life += 1
         replica.restart_at = replica.ready_since = None
         replica.state = State.LOADING
@@ -121,7 +123,9 @@ class Replicas:
         try:
             replica.handle = self._launcher.start(spec, lambda change: self._changed(replica, change))
         except Exception as error:  # no files, no memory: a life that ended at once, and the supervisor goes on
-            self._changed(replica, Change(spec.name, State.FAILED, one_line(error)))
+            log.error("replica %s could not be started", spec.name, exc_info=True)
+            return Change(spec.name, State.FAILED, one_line(error))
+        return None
 
     def wait_ready(self, replicas: Sequence[Replica], timeout_s: float) -> None:
         """Until all are ready. Raises LaunchError as soon as one has ended, with its last log lines, or at the timeout."""
@@ -196,12 +200,7 @@ class Replicas:
         """Restart what is due; find what hangs in a step: past ``max_step_s`` it is dead, whatever it still does."""
         handle = replica.handle
         if replica.restart_at is not None and now >= replica.restart_at:
-            with self._lock:
-                if not self._closed.is_set() and not replica.going and replica.restart_at is not None:
-                    log.warning("starting %s/%d again, life %d", replica.host, replica.index, replica.life + 1)
-                    self._stages[replica.host].circuit_open = False
-                    self._start(replica)
-                    self._tell_hope(replica.host)
+            self._restart(replica)
         elif handle is not None and replica.state is State.READY and self._is_frozen(replica, now):
             log.warning("ending %s: its process is stopped", handle.spec.name)
             handle.kill()
@@ -211,6 +210,17 @@ class Replicas:
             self._changed(replica, Change(handle.spec.name, State.STUCK, detail))
             handle.kill()
             self._abandon(replica)
+
+    def _restart(self, replica: Replica) -> None:
+        with self._lock:
+            if self._closed.is_set() or replica.going or replica.restart_at is None:
+                return
+            log.warning("starting %s/%d again, life %d", replica.host, replica.index, replica.life + 1)
+            self._stages[replica.host].circuit_open = False
+            failed = self._start(replica)
+            self._tell_hope(replica.host)
+        if failed is not None:
+            self._changed(replica, failed)
 
     @staticmethod
     def _is_frozen(replica: Replica, now: float) -> bool:

@@ -1,0 +1,49 @@
+"""A launcher that cannot start a replica: what went wrong is told, in full, and nobody is held up by who hears of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from omni_graph.errors import LaunchError
+from omni_graph.runtime.replica import Change, ReplicaSpec, State
+from omni_graph.runtime.replicas import Replicas
+
+SPEC = ReplicaSpec("a/0.0", (), (), "", "", "memory:", "", threads=1, max_step_s=1.0)
+
+
+class BrokenLauncher:
+    """Whose code is wrong."""
+
+    def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> Any:
+        raise AttributeError("no such thing")
+
+
+class DeafGateway:
+    def post(self, command: object) -> None: ...
+
+    def replica_down(self, *_: object) -> None: ...
+
+
+def test_a_replica_that_cannot_be_started_says_where_the_fault_is(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Change] = []
+    free: list[bool] = []
+
+    def hear(change: Change) -> None:
+        heard.append(change)
+        other = threading.Thread(target=replicas.of, args=("a",))
+        other.start()
+        other.join(5)
+        free.append(not other.is_alive())
+
+    replicas = Replicas(BrokenLauncher(), DeafGateway(), hear)  # type: ignore[arg-type]
+    made = replicas.add(SPEC, 2)
+    with pytest.raises(LaunchError, match=r"a/0\.0 could not start: AttributeError: no such thing"):
+        replicas.wait_ready(made, 20)
+    replicas.close(0)
+    assert [(change.name, change.state) for change in heard] == [("a/0.0", State.FAILED), ("a/1.0", State.FAILED)]
+    assert free == [True, True]  # to look at the replicas, for other threads
+    assert caplog.text.count('raise AttributeError("no such thing")') == 2
