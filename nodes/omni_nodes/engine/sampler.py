@@ -17,6 +17,7 @@ from omni_nodes.engine.gumbel import gumbel, noise_key
 from omni_nodes.engine.sampling import SamplingParams
 
 NOT_FINITE = -1  # in the place of an id
+WEIGHT_OF_BEST = 2.0**35  # sums of whole numbers up to this are exact in float64 for 2**18 ids
 
 
 @dataclass(slots=True)
@@ -109,7 +110,8 @@ def kept(scores: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, 
     """The ids (n, m) int64 among which top-k, then top-p leave those with a score (n, m) above -inf.
 
     Ties at the k-th place all stay. An id stays under top-p when the more probable ones before it sum to less than
-    ``top_p``; ties go by id.
+    ``top_p``; ties go by id. Probabilities are added up as whole numbers, so no sum depends on how many ids, left over
+    where another row has more ties, stand in the row.
     """
     if 0 < top_k < scores.shape[1]:
         ids, scores = _largest(scores, top_k)
@@ -118,8 +120,9 @@ def kept(scores: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, 
     if top_p == 1.0:
         return ids, scores
     scores, order = scores.sort(descending=True, stable=True)
-    probabilities = scores.softmax(-1)
-    outside = probabilities.cumsum(-1) - probabilities >= top_p
+    weights = ((scores - scores[:, :1]).exp().double() * WEIGHT_OF_BEST).round()
+    sums = weights.cumsum(-1)
+    outside = sums - weights >= top_p * sums[:, -1:]
     outside[:, 0] = False
     return ids.gather(-1, order), scores.masked_fill(outside, -torch.inf)
 

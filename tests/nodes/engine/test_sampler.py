@@ -80,6 +80,17 @@ def test_ties_in_another_row_change_nothing() -> None:
     assert [row[there].tolist() for row, there in zip(ids, stay)] == [[1, 2, 3], [0, 1]]
 
 
+def test_ties_in_another_row_do_not_move_the_edge_of_top_p() -> None:
+    """Also where ``top_p`` is, to the bit, what the more probable ones sum to."""
+    with_ties = torch.zeros(VOCABULARY)
+    for seed in range(50):
+        scores = logits_of(seed)
+        probabilities = only_kept(scores, 5, 1.0)[1].sort(descending=True).values.softmax(-1)
+        for top_p in (probabilities.cumsum(-1) - probabilities)[1:].tolist():
+            ids, values = kept(torch.stack([scores, with_ties]), 5, top_p)
+            assert torch.equal(ids[0][values[0] > -torch.inf], only_kept(scores, 5, top_p)[0]), (seed, top_p)
+
+
 def test_fewer_ids_than_top_k_leave_those_there_are() -> None:
     ids, values = only_kept(torch.tensor([-torch.inf, 3.0, -torch.inf, 2.0]), 3, 0.99)
     assert (ids.tolist(), values.tolist()) == ([1, 3], [3.0, 2.0])
