@@ -10,6 +10,7 @@ from typing import Any
 
 from omni_graph.graph import Graph
 from omni_graph.runtime.app import App, Handle, PacketEvent, Params, Result, launch
+from omni_graph.runtime.handle import BEHIND_POLL_S
 from omni_graph.runtime.replicas import OnChange
 from omni_graph.spec import DeploySpec
 
@@ -21,8 +22,11 @@ class AsyncHandle:
         self.handle = handle
 
     async def write(self, name: str, packet: Any) -> None:
-        """See Handle.write."""
-        await asyncio.to_thread(self.handle.write, name, packet)
+        """See Handle.write. No thread is held while it waits."""
+        behind = await asyncio.to_thread(self.handle.put, name, packet)
+        while behind:
+            await asyncio.sleep(BEHIND_POLL_S)
+            behind = await asyncio.to_thread(self.handle.behind, name)
 
     def end(self, name: str) -> None:
         """See Handle.end."""

@@ -10,11 +10,14 @@ from typing import Any
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
+from omni_graph.payload import max_packet_bytes
 from omni_graph.runtime.gateway_loop import GatewayLoop
 from omni_graph.runtime.inputs import check_packet
 from omni_graph.runtime.mailbox import Mailbox
 
 INPUT_PACKETS_WAITING = 64
+INPUT_BYTES_WAITING = 64 << 20
+BEHIND_POLL_S = 0.01
 TIMINGS_WAIT_S = 5.0
 
 
@@ -46,7 +49,9 @@ class Handle:
         self.total_s = 0.0
         self._gateway = gateway
         self._inputs = dict(inputs)
+        self._most_waiting = {name: most_waiting(kind) for name, kind in inputs.items()}
         self._undecided = set(undecided)
+        self._deciding = threading.Lock()
         self._mailbox = Mailbox(partial(_read_back, gateway, submission.request))  # not of ``self``: no cycle
         self._error: RequestError | None = None
         self._ended = False
@@ -56,20 +61,33 @@ class Handle:
 
     def write(self, name: str, packet: Any) -> None:
         """One packet of an input. Waits while many have not left yet: the graph's pace is the writer's."""
-        kind = self._inputs.get(name)
-        if kind is None:
-            known = ", ".join(self._inputs) or "none"
-            raise RequestError(self.request, Code.INVALID_INPUT, f"no input {name!r} to write to; still open: {known}")
-        check_packet(name, kind, packet)
-        self._undecided.discard(name)
-        waiting = self._gateway.call(lambda core, now: self._put(core, name, packet, now))
-        while waiting > INPUT_PACKETS_WAITING:
-            threading.Event().wait(0.002)
-            waiting = self._gateway.call(lambda core, now: core.waiting_input(self.request, name))
+        behind = self.put(name, packet)
+        while behind:
+            threading.Event().wait(BEHIND_POLL_S)
+            behind = self.behind(name)
 
-    def _put(self, core: Any, name: str, packet: Any, now: float) -> int:
+    def put(self, name: str, packet: Any) -> bool:
+        """``write`` without its wait. True: the graph is ``behind``, and whoever puts more all the same fills the memory."""
+        with self._deciding:
+            kind = self._inputs.get(name)
+            if kind is None:
+                known = ", ".join(self._inputs) or "none"
+                message = f"no input {name!r} to write to; still open: {known}"
+                raise RequestError(self.request, Code.INVALID_INPUT, message)
+            check_packet(name, kind, packet)
+            self._undecided.discard(name)
+        return self._gateway.call(lambda core, now: self._put(core, name, packet, now))
+
+    def behind(self, name: str) -> bool:
+        """Do more packets of an input wait to leave than ``most_waiting`` of its type?"""
+        return self._gateway.call(lambda core, now: self._behind(core, name))
+
+    def _put(self, core: Any, name: str, packet: Any, now: float) -> bool:
         core.write(self.request, name, (packet,), now)
-        return int(core.waiting_input(self.request, name))
+        return self._behind(core, name)
+
+    def _behind(self, core: Any, name: str) -> bool:
+        return bool(core.waiting_input(self.request, name) > self._most_waiting[name])
 
     def supply(self, name: str, packets: Iterable[Any]) -> None:
         """A whole input at once; it leaves as the graph takes it. What is no sequence is pulled in the Gateway's thread."""
@@ -106,8 +124,9 @@ class Handle:
 
     def _decide(self) -> None:
         """Who reads has begun to write what he will write."""
-        for name in tuple(self._undecided):
-            self.end(name)
+        with self._deciding:
+            for name in tuple(self._undecided):
+                self.end(name)
 
     def _on(self, event: Any) -> PacketEvent | None:
         if isinstance(event, OutputPacket):
@@ -154,6 +173,11 @@ class Handle:
                 self.stages, self.retries = event.timings, event.retries
                 break
         return self.stages
+
+
+def most_waiting(kind: type) -> int:
+    """Packets of an input that may wait to leave before its writer waits: 64, or 64 MiB of the largest, but at least 1."""
+    return max(1, min(INPUT_PACKETS_WAITING, INPUT_BYTES_WAITING // max_packet_bytes(kind)))
 
 
 def _read_back(gateway: GatewayLoop, request: str, taken: Mapping[str, int]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import omni_graph as og
 from omni_graph.errors import Code, RequestError
-from omni_graph.payload import TextDelta
-from omni_graph.runtime.handle import INPUT_PACKETS_WAITING
+from omni_graph.payload import AudioChunk, TextDelta, VideoFrame
+from omni_graph.runtime.handle import INPUT_PACKETS_WAITING, most_waiting
 from tests.runtime.graphs import chain, eventually, held, launch, words
 
 
@@ -89,3 +91,35 @@ def test_write_waits_while_the_graph_is_behind() -> None:
         assert sum(1 for _ in handle) == 1000
         writer.join()
         assert len(written) == 1000
+
+
+def test_a_writer_that_waits_in_asyncio_holds_no_thread() -> None:
+    async def main(app: og.App) -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        handle = await og.AsyncApp(app).aopen(outputs=["out"])
+
+        async def write() -> None:
+            for number in range(1000):
+                await handle.write("text", TextDelta(f"w{number} " + "x" * 60_000))
+            handle.end("text")
+
+        writer = asyncio.create_task(write())
+        try:
+            async with asyncio.timeout(20):
+                while not await asyncio.to_thread(handle.handle.behind, "text"):
+                    await asyncio.sleep(0)
+                for _ in range(10):  # the graph stays behind, and its writer leaves us the only thread
+                    assert await asyncio.to_thread(handle.handle.behind, "text")
+                read = [event async for event in handle]
+            await writer
+            return len(read)
+        finally:
+            handle.cancel()
+
+    with launch(chain(), "threads") as app:
+        assert asyncio.run(main(app)) == 1000
+
+
+@pytest.mark.parametrize(("kind", "most"), [(TextDelta, 64), (AudioChunk, 64), (VideoFrame, 1)])
+def test_what_waits_for_the_graph_is_bounded_in_bytes_too(kind: type, most: int) -> None:
+    assert most_waiting(kind) == most
