@@ -110,6 +110,7 @@ class RemoteHandle:
         self._kinds = {name: plan.edges[number].type for name, number in plan.outputs.items()}
         self._broken: RequestError | None = None
         self._sending = threading.Lock()
+        self._supplied = threading.Event()
         self._inputs = frozenset(head["inputs"])
         self._open = set(self._inputs)
         self.total_s, self.retries = 0.0, 0
@@ -149,9 +150,15 @@ class RemoteHandle:
             self.cancel()
         except OSError:  # the other side has ended the request, and says why on its own way
             return
+        finally:
+            self._supplied.set()
 
     def write(self, name: str, packet: Any) -> None:
-        """See Handle.write; what is written after the request's end is ignored, as there."""
+        """See Handle.write; what is written after the request's end is ignored, as there.
+
+        Waits for what was supplied whole to be sent: lines are taken in order, and the graph may need that first.
+        """
+        self._supplied.wait()
         try:
             self._send({"input": name, "packet": packet_to_json(packet)})
         except OSError:  # it has ended, and says why on its own way

@@ -2,7 +2,8 @@
 
 Up: a head, then ``{"input", "packet"}`` and ``{"end": input}``; the end of the body ends all inputs. Down: ``{"request",
 "seed", "trace_id"}``, ``{"output", "packet"}``, and one ``{"ended"}`` or ``{"error"}``. Both at the pace of the slower side:
-an upload waits for the graph, and the graph for a client that does not read. A client that goes away cancels.
+an upload waits for the graph, and the graph for a client that does not read. Lines are taken in order: what the graph needs
+first (the conversation, whole) is sent first. A client that goes away cancels.
 """
 
 from __future__ import annotations
