@@ -87,7 +87,9 @@ def _inputs(flags: Flags, plan: Plan) -> tuple[dict[str, Any], Path]:
         raise typer.BadParameter(f"no input {unknown[0]!r}; the graph's inputs: {known}", param_hint="'--input'")
     name = next((name for name, one in plan.inputs.items() if one.type is Conversation), None)
     live = flags.live_audio or flags.live_video
-    if not _speaks(flags) and not (live and name is not None):
+    if _speaks(flags) and name in inputs:
+        raise typer.BadParameter(f"{name} is given already by the flags that say something", param_hint="'--input'")
+    if not _speaks(flags) and (not live or name is None or name in inputs):
         _explain_missing(inputs, plan, name)
         return inputs, Path()
     if name is None:

@@ -120,11 +120,11 @@ class App:
         live: Iterable[str] = (),
     ) -> Handle:
         """Submit a request with its whole inputs, but for the ``live`` ones, which are written later. Returns at once."""
-        asked = self._asked(outputs)
+        asked, live = self._asked(outputs), frozenset(live)
         packets = read_inputs(self.plan, inputs, asked, folder, live)
         kinds = {name: self.plan.inputs[name].type for name in packets}
         handle = self._submit(asked, params, seed, deadline_s, kinds, session)
-        for name in packets.keys() - set(live):
+        for name in packets.keys() - live:
             handle.supply(name, packets[name])
         return handle
 

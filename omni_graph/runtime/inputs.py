@@ -25,6 +25,10 @@ def read_inputs(
 
     Files that messages name are looked at here and read later, piece by piece. Raises RequestError(invalid_input).
     """
+    live = tuple(live)
+    if both := sorted(given.keys() & set(live)):
+        message = f"input {both[0]!r} is given whole and is to be written live too; leave one of them out"
+        raise RequestError("", Code.INVALID_INPUT, message)
     read = check_inputs(plan, (*given, *live), plan.needed(outputs))
     packets = {
         name: input_packets(name, plan.inputs[name].type, value, folder, plan.deploy.limits)

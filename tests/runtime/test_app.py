@@ -74,6 +74,12 @@ def test_bad_requests_are_refused_before_they_start(
     assert error.value.code == "invalid_input"
 
 
+def test_an_input_is_given_whole_or_written_live(app: App) -> None:
+    with pytest.raises(og.RequestError, match="input 'text' is given whole and is to be written live too") as error:
+        app.start({"text": words("x")}, outputs=["out"], live=["text"])
+    assert error.value.code == "invalid_input"
+
+
 def test_what_a_node_raises_fails_that_request_alone(app: App) -> None:
     other = app.open(outputs=["out"])
     other.write("text", TextDelta("still "))
