@@ -1,7 +1,7 @@
 """``run --live-audio``: plays files in real time into the graph, as a microphone and a camera would, and tells the times.
 
-A chunk of 100 ms of sound is written when its last sample has been said, a picture when it is shown. The answer's times
-count from the end of the speech.
+A chunk of 100 ms of sound is written when its last sample has been said, a picture when it is shown, and an input ends with
+its file. The answer's times count from the end of the last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Player:
         self._handle = handle
         self._clock = clock
         self._stopped = threading.Event()
-        self._failure: OmniGraphError | None = None
+        self._failure: Exception | None = None
         self._speech_s = 0.0
         self._ended_at: float | None = None
         self._first: dict[type, float] = {}
@@ -53,7 +53,7 @@ class Player:
 
     @contextmanager
     def playing(self) -> Iterator[None]:
-        """Plays until the files or the block end. Raises OmniGraphError for a file that broke off."""
+        """Plays until the files or the block end; a write that waits then is let go. Raises what broke the playing off."""
         self._thread.start()
         try:
             yield
@@ -61,6 +61,7 @@ class Player:
             raise self._failure or error from None
         finally:
             self._stopped.set()
+            self._handle.cancel()
             self._thread.join()
 
     def heard(self, packet: Any) -> None:
@@ -93,7 +94,7 @@ class Player:
     def _run(self) -> None:
         try:
             self._play()
-        except OmniGraphError as error:
+        except Exception as error:
             self._failure = error
             self._handle.cancel()
 
@@ -102,20 +103,25 @@ class Player:
         for due, number, packet in _by_time(self._files):
             if self._stopped.wait(max(0.0, began + due - self._clock())):
                 return
-            self._handle.write(self._files[number].name, packet)
+            name = self._files[number].name
+            if packet is None:
+                self._ended_at = self._clock()
+                self._handle.end(name)
+                continue
+            self._handle.write(name, packet)
             _say_listening(self._speech_s, due)
             self._speech_s = due
         _say_listened(self._speech_s)
-        self._ended_at = self._clock()
-        for one in self._files:
-            self._handle.end(one.name)
 
 
 def _by_time(files: Sequence[Played]) -> Iterator[tuple[float, int, Any]]:
-    """(seconds, number of the file, packet) of all files, in the order of time."""
+    """(seconds, number of the file, packet) of all files, in the order of time; after a file's last packet None."""
 
     def numbered(number: int) -> Iterator[tuple[float, int, Any]]:
-        return ((due, number, packet) for due, packet in files[number].packets())
+        due = 0.0
+        for due, packet in files[number].packets():
+            yield due, number, packet
+        yield due, number, None
 
     return heapq.merge(*map(numbered, range(len(files))), key=lambda one: one[:2])
 
@@ -123,10 +129,17 @@ def _by_time(files: Sequence[Played]) -> Iterator[tuple[float, int, Any]]:
 def _say_listening(before: float, seconds: float) -> None:
     """In place on a terminal; elsewhere a line a second."""
     if sys.stderr.isatty():
-        typer.echo(f"\rlistening {seconds:.1f} s", nl=False, err=True)
+        _say(f"\rlistening {seconds:.1f} s", nl=False)
     elif int(seconds) > int(before):
-        typer.echo(f"listening {seconds:.1f} s", err=True)
+        _say(f"listening {seconds:.1f} s")
 
 
 def _say_listened(seconds: float) -> None:
-    typer.echo(("\r" if sys.stderr.isatty() else "") + f"listened {seconds:.1f} s", err=True)
+    _say(("\r" if sys.stderr.isatty() else "") + f"listened {seconds:.1f} s")
+
+
+def _say(words: str, *, nl: bool = True) -> None:
+    try:
+        typer.echo(words, nl=nl, err=True)
+    except OSError:  # nobody reads stderr
+        pass

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,24 @@ def check_recording(path: Path, track: str) -> None:
 
 
 def sound_of(path: Path) -> Iterator[tuple[float, AudioChunk]]:
-    """(the second at which it has been said, chunk) for every 100 ms: mono, the channels' mean, at the file's rate."""
+    """(the second at which it has been said, chunk) for every 100 ms: mono, the channels' mean, at the file's rate.
+
+    A track that starts after its file does begins with silence, as in a clip that is sent whole.
+    """
     import numpy as np
 
     with _opened(path, "audio") as (container, stream, av):
         rate = stream.codec_context.sample_rate
         to_float = av.AudioResampler(format="fltp", rate=rate)
         held, sent, size = np.zeros(0, np.float32), 0, max(1, rate // CHUNKS_A_SECOND)
-        for frame in _frames(container, stream, to_float, path):
-            held = np.concatenate([held, frame.to_ndarray().mean(axis=0, dtype=np.float32)])
+        delay = 0 if stream.start_time is None else stream.start_time * stream.time_base - _origin(container, av)
+        silence = round(delay * rate)
+        pieces = chain(
+            (np.zeros(min(size, silence - at), np.float32) for at in range(0, silence, size)),
+            (frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in _frames(container, stream, to_float, path)),
+        )
+        for piece in pieces:
+            held = np.concatenate([held, piece])
             while len(held) >= size:
                 sent += size
                 yield sent / rate, AudioChunk(Array.of(held[:size]), rate)
@@ -42,18 +53,23 @@ def sound_of(path: Path) -> Iterator[tuple[float, AudioChunk]]:
 
 
 def pictures_of(path: Path) -> Iterator[tuple[float, VideoFrame]]:
-    """(the second at which it is shown, frame), RGB and upright: the first of every half second, and the last."""
+    """(the second from the file's start at which it is shown, frame), RGB and upright: the first of every half second."""
     import numpy as np
 
-    with _opened(path, "video") as (container, stream, _):
-        taken = 0
+    with _opened(path, "video") as (container, stream, av):
+        taken, origin = 0, float(_origin(container, av))
         for frame in _frames(container, stream, None, path):
-            time = max(0.0, frame.time or 0.0)
+            time = max(0.0, (frame.time or 0.0) - origin)
             if time < taken / FRAMES_A_SECOND:
                 continue
             taken = int(time * FRAMES_A_SECOND) + 1
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
             yield time, VideoFrame(Array.of(pixels), time)
+
+
+def _origin(container: Any, av: Any) -> Fraction:
+    """The file's first presentation time, in seconds: where every track's clock is 0."""
+    return Fraction(container.start_time or 0, av.time_base)
 
 
 def _frames(container: Any, stream: Any, resampler: Any, path: Path) -> Iterator[Any]:

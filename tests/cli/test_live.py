@@ -11,43 +11,12 @@ import pytest
 import soundfile
 
 import omni_graph as og
-from omni_graph.cli.playing import Played, Player
-from omni_graph.cli.recordings import pictures_of, sound_of
-from omni_graph.errors import OmniGraphError
 from omni_graph.payload import Array, AudioChunk, VideoFrame
 from tests.cli.background import Background
 from tests.cli.command import command
-from tests.nodes.media.files import Clip
 
 LISTEN = str(Path(__file__).parent / "listen.yaml")
 HEARD = "5 chunks, 11025 samples at 22050"
-
-
-@pytest.fixture
-def question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Half a second of stereo at 22,050 Hz, in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    soundfile.write("q.wav", 0.1 * rng.standard_normal((11_025, 2)), 22_050, subtype="FLOAT")
-    return tmp_path / "q.wav"
-
-
-@pytest.fixture
-def clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Path("v.mp4").write_bytes(Clip(seconds=1.0, fps=8, audio="aac").encode())
-    return tmp_path / "v.mp4"
-
-
-def test_a_recording_is_heard_in_chunks_of_100_ms(question: Path) -> None:
-    times, chunks = zip(*sound_of(question), strict=True)
-    assert [round(time, 3) for time in times] == [0.1, 0.2, 0.3, 0.4, 0.5]
-    samples = np.concatenate([chunk.samples.values for chunk in chunks])
-    np.testing.assert_allclose(samples, soundfile.read(question, dtype="float32")[0].mean(axis=1), atol=1e-6)
-
-
-def test_a_recording_is_seen_twice_a_second(clip: Path) -> None:
-    assert [(time, frame.time) for time, frame in pictures_of(clip)] == [(0.0, 0.0), (0.5, 0.5)]
 
 
 def test_what_is_played_arrives_whole(capsys: pytest.CaptureFixture[str], question: Path) -> None:
@@ -64,6 +33,13 @@ def test_the_times_count_from_the_end_of_speech(capsys: pytest.CaptureFixture[st
     assert (live["speech_s"], live["first_audio_after_s"]) == (0.5, None)
     assert 0 < live["first_text_after_s"] < timing["total_s"]
     assert timing["total_s"] > live["speech_s"]
+
+
+def test_qwen_is_asked_aloud(capsys: pytest.CaptureFixture[str], question: Path) -> None:
+    asked = ("--text", "Answer.", "--live-audio", "q.wav", "--outputs", "text", "--max-tokens", "4", "--json")
+    result = json.loads(command(capsys, "run", "qwen2_5_omni", *asked).out)
+    assert result["usage"]["prompt_tokens"]["audio"] == 13  # 0.5 s at 25 a second
+    assert len(result["token_ids"]) == 4 and result["timing"]["live"]["speech_s"] == 0.5
 
 
 def test_a_video_is_shown_and_with_audio_in_video_heard(capsys: pytest.CaptureFixture[str], clip: Path) -> None:
@@ -105,6 +81,11 @@ def test_ctrl_c_ends_it_while_it_listens(tmp_path: Path) -> None:
             "the sound is that of --live-video",
         ),
         (["--live-audio", "q.wav", "--text", "a"], 2, "takes no conversation"),
+        (
+            ["--live-audio", "q.wav", "--input", "sound=x"],
+            1,
+            "input 'sound' is given whole and is to be written live too",
+        ),
     ],
 )
 def test_what_cannot_be_played_is_refused_before_a_stage_starts(
@@ -116,39 +97,24 @@ def test_what_cannot_be_played_is_refused_before_a_stage_starts(
     assert "ready in" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--live-audio", "q.wav"], 1, "must be a list of messages"),
+        (["--text", "Hi."], 2, "conversation is given already by the flags that say something"),
+    ],
+)
+def test_a_conversation_that_is_given_is_not_replaced(
+    capsys: pytest.CaptureFixture[str], question: Path, arguments: list[str], code: int, message: str
+) -> None:
+    ran = command(capsys, "run", "qwen2_5_omni", "--input", "conversation=Hello", *arguments)
+    assert ran.code == code and message in " ".join(ran.err.replace("│", " ").split())
+    assert "ready in" not in ran.err
+
+
 def test_a_graph_without_such_an_input_says_so(capsys: pytest.CaptureFixture[str], question: Path) -> None:
     ran = command(capsys, "run", str(Path(LISTEN).with_name("talk.yaml")), "--live-audio", "q.wav")
     assert ran.code == 2 and "no input of type AudioChunk" in " ".join(ran.err.replace("│", " ").split())
-
-
-class Broken:
-    """A handle that takes what is played."""
-
-    seed = retries = 0
-
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(())
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def write(self, name: str, packet: object) -> None:
-        raise OmniGraphError("q.wav: cannot be decoded to its end")
-
-    def end(self, name: str) -> None:
-        raise AssertionError("it never came to its end")
-
-
-def test_a_file_that_breaks_off_ends_the_request_with_its_reason(question: Path) -> None:
-    handle = Broken()
-    player = Player([Played("sound", AudioChunk, question)], handle)
-    with pytest.raises(OmniGraphError, match="cannot be decoded to its end"), player.playing():
-        player._thread.join()
-        raise OmniGraphError("cancelled: cancelled by the caller")
-    assert handle.cancelled and player.timing()["first_text_after_s"] is None
 
 
 def test_an_optional_input_that_was_not_begun_ends_when_its_caller_reads(question: Path) -> None:
