@@ -97,7 +97,7 @@ class Engine:
         sequence.more = more
         sequence.feed(rows if self.prefix_cache else replace(rows, identity=b""))
         sequence.claim = max(sequence.claim, sequence.fed + (reply or 0))
-        if self.prefix_cache and rows.identity and (reply is not None or len(rows) > 1):
+        if self.prefix_cache and rows.identity:
             self._asked += len(rows)
         assert sequence.claim <= self.capacity, f"{request} claims {sequence.claim} rows of {self.capacity}"
 
@@ -110,7 +110,8 @@ class Engine:
         return self._sequences[request].handed
 
     def counters(self) -> dict[str, int]:
-        """Rows that could be in the prefix cache and those that were, its blocks that were reused, and preemptions."""
+        """Rows, of prompts and replies, that could be in the prefix cache and those that were, its blocks that were reused,
+        and preemptions."""
         return {
             "prefix_rows_asked": self._asked,
             "prefix_rows_hit": self._hit,

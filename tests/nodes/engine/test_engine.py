@@ -235,6 +235,21 @@ def test_a_prompt_that_begins_as_another_is_computed_from_where_they_differ(deco
     assert (counters["prefix_rows_asked"], counters["prefix_rows_hit"]) == (40 + 55 + 48, 32 + 48)
 
 
+def test_no_more_rows_are_found_than_were_asked_for(decoder) -> None:
+    """Where the reply too is one that was given before: the row that fills its block finds the block."""
+    engine = Engine(decoder, limits(), keep_hidden=True)
+    ids = [n % 3 for n in range(3 * BLOCK_SIZE)]
+    finish(engine, "a", ids)
+    engine.open("b")
+    engine.feed("b", told(ids[: 2 * BLOCK_SIZE]), reply=BLOCK_SIZE)
+    engine.run(engine.plan({"b": UNLIMITED}).grants)
+    for start in range(2 * BLOCK_SIZE, 3 * BLOCK_SIZE):
+        engine.feed("b", told(ids[start : start + 1], start))
+        engine.run(engine.plan({"b": UNLIMITED}).grants)
+    counters = engine.counters()
+    assert (counters["prefix_rows_asked"], counters["prefix_rows_hit"]) == (2 * len(ids), 2 * BLOCK_SIZE + 1)
+
+
 def test_without_a_cache_every_row_is_computed(decoder, computed) -> None:
     engine = Engine(decoder, limits(prefix_cache=False), keep_hidden=True)
     for request in ("a", "b"):

@@ -149,7 +149,7 @@ def test_the_next_turn_computes_only_what_is_new(tiny_folder: Path, thinker_rows
     assert thinker.counters()["prefix_rows_hit"] == cached
     run_node(talker, {"r": spoken}, {"r": GREEDY["talker"]})
     assert talker.counters()["prefix_rows_hit"] == len(first) // 16 * 16
-    assert (asked, hit) == (2 * len(first), 0)
+    assert (asked, hit) == (2 * len(first) + len(reply), 0)
 
 
 @pytest.fixture
