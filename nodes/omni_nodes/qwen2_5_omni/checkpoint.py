@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ __all__ = ["Checkpoint", "CheckpointError", "default_cache", "open_checkpoint"]
 TINY, BENCH = "tiny", "bench"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "spk_dict.pt")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_BUILDER_SOURCES = ("tiny.py", "tiny_config.py", "tiny_tokenizer.py", "bench_config.py")
+_TINY_SOURCES = ("tiny.py", "tiny_config.py", "tiny_tokenizer.py")
+_BUILDER_SOURCES = {TINY: _TINY_SOURCES, BENCH: (*_TINY_SOURCES, "bench_config.py")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +115,29 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 def _built_folder(source: str, cache: Path) -> Path:
-    """The folder of a random checkpoint; built by the first process that asks, the others wait for it."""
-    folder = cache / f"{source}-qwen2.5-omni-{_builder_key()}"
+    """The folder of a random checkpoint; built by the first process that asks, the others wait for it. Those that other
+    builders have left, whole or not, go then."""
+    name = f"{source}-qwen2.5-omni"
+    folder = cache / f"{name}-{_builder_key(source)}"
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{folder.name}.lock", "w") as lock:
+    with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
             from omni_nodes.qwen2_5_omni import tiny
 
+            for left in (*cache.glob(f"{name}-*/"), *cache.glob(f".{name}-*/")):
+                shutil.rmtree(left, ignore_errors=True)
             build = tiny.build_bench if source == BENCH else tiny.build_tiny
             build(folder)
     return folder
 
 
-def _builder_key() -> str:
+def _builder_key(source: str) -> str:
     """Names what the builder would write: its own source and the transformers that writes the files."""
     digest = hashlib.sha256(version("transformers").encode())
-    for name in _BUILDER_SOURCES:
+    for name in _BUILDER_SOURCES[source]:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:12]
 

@@ -363,7 +363,7 @@ def test_tiny_is_built_once_by_processes_that_ask_together(tiny_folder: Path, tm
     folder = Path(first.communicate("go\n")[0].strip())
     assert second.communicate("go\n")[0].strip() == str(folder)  # and no "building"
     assert (first.returncode, second.returncode) == (0, 0)
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"{folder.name}.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "tiny-qwen2.5-omni.lock"}
 
 
 def test_tiny_is_cached_by_what_the_builder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,6 +375,18 @@ def test_tiny_is_cached_by_what_the_builder_is(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(checkpoint, "version", lambda name: "another transformers")
     with pytest.raises(pytest.fail.Exception, match="built again"):
         open_checkpoint("tiny", tmp_path)
+
+
+def test_what_other_builders_left_goes_when_one_builds(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same source; also what one that was killed had begun."""
+    for name in ("tiny-qwen2.5-omni-old", ".tiny-qwen2.5-omni-old.begun", "bench-qwen2.5-omni-old"):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+    monkeypatch.setattr("omni_nodes.qwen2_5_omni.tiny.build_tiny", lambda folder: shutil.copytree(tiny_folder, folder))
+    built = open_checkpoint("tiny", tmp_path).folder
+    left = {built.name, "tiny-qwen2.5-omni.lock", "bench-qwen2.5-omni-old"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
