@@ -113,11 +113,8 @@ class _Reader:
             allowed = getattr(self._limits, name)
             if count > allowed:
                 raise bad_input("conversation", f"{count} {name}; at most {allowed} are allowed (limits.{name})")
-        if (
-            not self.media
-            and not self._live
-            and not any(_says_something(message.get("content")) for message in messages)
-        ):
+        says_something = any(_says_something(message.get("content")) for message in messages)
+        if not (self.media or self._live or says_something):
             raise bad_input("conversation", "is empty; at least one message with text or a medium is needed")
 
     def _part(self, part: Any, place: str) -> Any:

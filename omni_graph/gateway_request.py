@@ -96,9 +96,8 @@ class GatewayRequest:
         self._topology = topology
         self._once = bool(topology.once.intersection(submission.stages))
         self._inputs = RequestInputs(self.request, 0 if self._once else topology.input_bytes, emit)
-        deliver = partial(
-            _deliver, tell, self.request
-        )  # not of ``self``: what is over must go without a search for cycles
+        # not of ``self``: what is over must go without a search for cycles
+        deliver = partial(_deliver, tell, self.request)
         self.outputs = RequestOutputs(self.request, submission.outputs, topology.output_bytes, emit, deliver)
 
     @property

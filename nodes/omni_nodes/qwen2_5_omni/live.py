@@ -71,10 +71,16 @@ class LiveInput:
     @property
     def busy(self) -> bool:
         """There is work for ``advance``."""
-        return (self.hears and self._sound.busy) or (self.sees and self._can_end_or_pair())
+        return self._sound_due or self._pictures_due
 
-    def _can_end_or_pair(self) -> bool:
-        return self._frames.busy or (self._frames.finished and not self.vision.ended)
+    @property
+    def _sound_due(self) -> bool:
+        return self.hears and self._sound.busy
+
+    @property
+    def _pictures_due(self) -> bool:
+        """A pair of frames, or their end, is to be worked up."""
+        return self.sees and (self._frames.busy or (self._frames.finished and not self.vision.ended))
 
     def push(self, packet: AudioChunk | VideoFrame) -> None:
         """What the user wrote next."""
@@ -101,9 +107,9 @@ class LiveInput:
 
     def advance(self) -> None:
         """One slice of work."""
-        if self.hears and self._sound.busy:
+        if self._sound_due:
             self._advance_sound()
-        elif self.sees and self._can_end_or_pair():
+        elif self._pictures_due:
             self._advance_pictures()
         self.layout.ended = self._pieces.ended
 
