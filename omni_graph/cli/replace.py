@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -36,4 +37,11 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise typer.BadParameter(f"{text!r} must be KEY=VALUE", param_hint="'--set'")
-    return key, read_value(value)
+    found = read_value(value)
+    try:
+        json.dumps(found, allow_nan=False)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: a value is sent as JSON, which has no .nan and no .inf", param_hint="'--set'"
+        ) from None
+    return key, found

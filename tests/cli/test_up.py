@@ -171,6 +171,7 @@ def test_failures_there_are_told_here(held: Held, tmp_path: Path) -> None:
         ("drain", "talk/x"),
         ("drain", "/1"),
         ("replace", "talk", "--set", "x"),
+        ("replace", "talk", "--set", "loading=.nan"),
     ):
         assert held.command(*words).code == 2
     assert held.command("status", "--token", "wrong").code == 1
