@@ -44,13 +44,17 @@ def closed_loop(app: App, asks: Sequence[Ask], callers: int) -> Load:
     heard: dict[int, Heard] = {}
     errors: list[BaseException] = []
 
+    def take() -> tuple[int, Ask] | None:
+        try:
+            return waiting.popleft()
+        except IndexError:  # another caller took the last one
+            return None
+
     def call() -> None:
         try:
-            while waiting and not errors:
-                number, request = waiting.popleft()
+            while not errors and (taken := take()):
+                number, request = taken
                 heard[number] = ask(app, request)
-        except IndexError:
-            pass  # another caller took the last one
         except BaseException as error:
             errors.append(error)
 

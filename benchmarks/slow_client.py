@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from statistics import median
 
@@ -61,13 +62,15 @@ class Clients:
         """Tokens a second of the seven, together."""
         asks = [Ask(f"text 60 {next(self._numbers)}", TOKENS) for _ in range(CLIENTS - 1)]
         leave = threading.Event()
-        eighth = threading.Thread(target=self._read, args=(leave, SLOWER if slow else 0))
-        eighth.start()
-        load = closed_loop(self._app, asks, CLIENTS - 1)
-        if slow:
-            self.paused += self._app.paused > 0
-        leave.set()
-        eighth.join()
+        with ThreadPoolExecutor(1) as pool:
+            eighth = pool.submit(self._read, leave, SLOWER if slow else 0)
+            try:
+                load = closed_loop(self._app, asks, CLIENTS - 1)
+                if slow:
+                    self.paused += self._app.paused > 0
+            finally:
+                leave.set()
+            eighth.result()
         self._interval_s = load.seconds / TOKENS
         return load.tokens_per_s
 
@@ -90,12 +93,14 @@ def _memory(report: Report, clients: Clients, soak_s: float, settled_s: float, s
         while not done.wait(sample_s):
             samples.append((time.monotonic() - began, resident_bytes()))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    while time.monotonic() - began < soak_s:
-        clients.pace(slow=True)
-    done.set()
-    watcher.join()
+    with ThreadPoolExecutor(1) as pool:
+        watcher = pool.submit(watch)
+        try:
+            while time.monotonic() - began < soak_s and not watcher.done():
+                clients.pace(slow=True)
+        finally:
+            done.set()
+        watcher.result()
     middle = settled_s + (samples[-1][0] - settled_s) / 2
     late = _median(samples, lambda at: at > middle)
     settled = _median(samples, lambda at: settled_s <= at <= middle)
