@@ -26,7 +26,7 @@ class AsyncHandle:
         behind = await asyncio.to_thread(self.handle.put, name, packet)
         while behind:
             await asyncio.sleep(BEHIND_POLL_S)
-            behind = await asyncio.to_thread(self.handle.behind, name)
+            behind = await asyncio.to_thread(self.handle.behind, name, packet)
 
     def end(self, name: str) -> None:
         """See Handle.end."""

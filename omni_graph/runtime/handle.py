@@ -10,7 +10,7 @@ from typing import Any
 
 from omni_graph.errors import Code, RequestError
 from omni_graph.gateway_request import Ended, OutputPacket, Released, Submission
-from omni_graph.payload import max_packet_bytes
+from omni_graph.payload import packet_bytes
 from omni_graph.runtime.gateway_loop import GatewayLoop
 from omni_graph.runtime.inputs import check_packet
 from omni_graph.runtime.mailbox import Mailbox
@@ -49,7 +49,6 @@ class Handle:
         self.total_s = 0.0
         self._gateway = gateway
         self._inputs = dict(inputs)
-        self._most_waiting = {name: most_waiting(kind) for name, kind in inputs.items()}
         self._undecided = set(undecided)
         self._deciding = threading.Lock()
         self._mailbox = Mailbox(partial(_read_back, gateway, submission.request))  # not of ``self``: no cycle
@@ -64,7 +63,7 @@ class Handle:
         behind = self.put(name, packet)
         while behind:
             threading.Event().wait(BEHIND_POLL_S)
-            behind = self.behind(name)
+            behind = self.behind(name, packet)
 
     def put(self, name: str, packet: Any) -> bool:
         """``write`` without its wait. True: the graph is ``behind``, and whoever puts more all the same fills the memory."""
@@ -78,16 +77,16 @@ class Handle:
             self._undecided.discard(name)
         return self._gateway.call(lambda core, now: self._put(core, name, packet, now))
 
-    def behind(self, name: str) -> bool:
-        """Do more packets of an input wait to leave than ``most_waiting`` of its type?"""
-        return self._gateway.call(lambda core, now: self._behind(core, name))
+    def behind(self, name: str, packet: Any) -> bool:
+        """Do more packets of an input wait to leave than ``most_waiting`` allows after this one?"""
+        return self._gateway.call(lambda core, now: self._behind(core, name, packet))
 
     def _put(self, core: Any, name: str, packet: Any, now: float) -> bool:
         core.write(self.request, name, (packet,), now)
-        return self._behind(core, name)
+        return self._behind(core, name, packet)
 
-    def _behind(self, core: Any, name: str) -> bool:
-        return bool(core.waiting_input(self.request, name) > self._most_waiting[name])
+    def _behind(self, core: Any, name: str, packet: Any) -> bool:
+        return bool(core.waiting_input(self.request, name) > most_waiting(packet))
 
     def supply(self, name: str, packets: Iterable[Any]) -> None:
         """A whole input at once; it leaves as the graph takes it. What is no sequence is pulled in the Gateway's thread."""
@@ -175,9 +174,9 @@ class Handle:
         return self.stages
 
 
-def most_waiting(kind: type) -> int:
-    """Packets of an input that may wait to leave before its writer waits: 64, or 64 MiB of the largest, but at least 1."""
-    return max(1, min(INPUT_PACKETS_WAITING, INPUT_BYTES_WAITING // max_packet_bytes(kind)))
+def most_waiting(packet: Any) -> int:
+    """Packets that may wait to leave before the writer of this one waits: 64, or 64 MiB of its size, but at least 1."""
+    return max(1, min(INPUT_PACKETS_WAITING, INPUT_BYTES_WAITING // max(1, packet_bytes(packet))))
 
 
 def _read_back(gateway: GatewayLoop, request: str, taken: Mapping[str, int]) -> None:

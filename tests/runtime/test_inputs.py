@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import omni_graph as og
 from omni_graph.errors import Code, RequestError
-from omni_graph.payload import AudioChunk, TextDelta, VideoFrame
+from omni_graph.payload import Array, TextDelta, VideoFrame
 from omni_graph.runtime.handle import INPUT_PACKETS_WAITING, most_waiting
 from tests.runtime.graphs import chain, eventually, held, launch, words
 
@@ -97,19 +98,20 @@ def test_a_writer_that_waits_in_asyncio_holds_no_thread() -> None:
     async def main(app: og.App) -> int:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         handle = await og.AsyncApp(app).aopen(outputs=["out"])
+        packet = TextDelta("x" * 60_000)
 
         async def write() -> None:
-            for number in range(1000):
-                await handle.write("text", TextDelta(f"w{number} " + "x" * 60_000))
+            for _ in range(1000):
+                await handle.write("text", packet)
             handle.end("text")
 
         writer = asyncio.create_task(write())
         try:
             async with asyncio.timeout(20):
-                while not await asyncio.to_thread(handle.handle.behind, "text"):
+                while not await asyncio.to_thread(handle.handle.behind, "text", packet):
                     await asyncio.sleep(0)
                 for _ in range(10):  # the graph stays behind, and its writer leaves us the only thread
-                    assert await asyncio.to_thread(handle.handle.behind, "text")
+                    assert await asyncio.to_thread(handle.handle.behind, "text", packet)
                 read = [event async for event in handle]
             await writer
             return len(read)
@@ -120,6 +122,7 @@ def test_a_writer_that_waits_in_asyncio_holds_no_thread() -> None:
         assert asyncio.run(main(app)) == 1000
 
 
-@pytest.mark.parametrize(("kind", "most"), [(TextDelta, 64), (AudioChunk, 64), (VideoFrame, 1)])
-def test_what_waits_for_the_graph_is_bounded_in_bytes_too(kind: type, most: int) -> None:
-    assert most_waiting(kind) == most
+@pytest.mark.parametrize(("height", "most"), [(0, 64), (360, 64), (480, 48), (1080, 9), (2800, 1)])
+def test_what_waits_for_the_graph_is_bounded_in_bytes_too(height: int, most: int) -> None:
+    pixels = Array.of(np.broadcast_to(np.uint8(0), (height, 2 * height, 3)))
+    assert most_waiting(VideoFrame(pixels, 0.0)) == most
