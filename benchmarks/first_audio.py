@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks import floor_side, player, transformers_side
 from benchmarks.command import Options
-from benchmarks.model_app import THREADS, Ask, Heard, ask, checkpoint, launch, model_graph, speech
+from benchmarks.model_app import STAGE_THREADS, THREADS, Ask, Heard, ask, checkpoint, launch, model_graph, speech
 from benchmarks.peer import Peer
 from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.runtime.app import App
@@ -51,9 +51,7 @@ QUICK_CASES = (Case("text, 1 s", "text 60", 1, 0.15), Case("audio, 1 s", "audio 
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(
-        f"by processes unless said; {THREADS} threads a stage but the Talker, {THREADS} in {REFERENCE}; greedy"
-    )
+    report.notes.append(f"by processes unless said; {STAGE_THREADS} thread a stage, {THREADS} in {REFERENCE}; greedy")
     report.notes.append(
         "first_audio_s: the first packet; steady_first_audio_s: where a listener at own_pace must begin"
     )
@@ -61,7 +59,7 @@ def run(report: Report, options: Options) -> None:
     with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         ends = {case: reference("answer", **_words(case.whole))["seconds"] for case in cases}
     with (
-        Peer(floor_side.MAKER, thread_environment(THREADS), folder=str(folder)) as floor,
+        Peer(floor_side.MAKER, thread_environment(STAGE_THREADS), folder=str(folder)) as floor,
         launch(model_graph(folder)) as app,
     ):
         for case in cases:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from benchmarks.command import Options
 from benchmarks.measure import interleaved
-from benchmarks.model_app import THREADS, Ask, Heard, ask, checkpoint, launch, model_graph, speech, start
+from benchmarks.model_app import STAGE_THREADS, Ask, Heard, ask, checkpoint, launch, model_graph, speech, start
 from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.errors import Code, RequestError
 from omni_graph.runtime.app import App
@@ -24,7 +24,7 @@ UNDER_WAY = 8  # packets of the long one before the short one comes
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"by processes, {THREADS} threads a stage but the Talker; our caches are off")
+    report.notes.append(f"by processes, {STAGE_THREADS} thread a stage; our caches are off")
     rounds = 1 if options.quick else 7
     with launch(model_graph(checkpoint(options.quick))) as app:
         _case(report, app, "text", SHORT_TEXT, LONG_TEXT, "total_s", lambda heard: heard.total_s, rounds)

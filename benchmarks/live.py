@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.command import Options
 from benchmarks.idle import busy_share, deployment_pids
 from benchmarks.measure import interleaved
-from benchmarks.model_app import SEED, THREADS, Ask, Heard, ask, check, checkpoint, launch, listen, model_graph
+from benchmarks.model_app import SEED, STAGE_THREADS, Ask, Heard, ask, check, checkpoint, launch, listen, model_graph
 from benchmarks.prompts import AUDIO_RATE, QUESTION, tone
 from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.conversation import conversation_packets
@@ -30,9 +30,7 @@ IDLE_SHARE, IDLE_S, PATIENCE_S = 0.1, 0.5, 300.0
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(
-        f"by processes, {THREADS} threads a stage but the Talker; our caches are off; {CODES} codes are said"
-    )
+    report.notes.append(f"by processes, {STAGE_THREADS} thread a stage; our caches are off; {CODES} codes are said")
     report.notes.append(
         f"end is called when all processes together have used less than {IDLE_SHARE} of a core for {IDLE_S} s"
     )

@@ -16,7 +16,8 @@ from omni_graph.runtime.app import App, Handle
 from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 
 DEPLOY = Path(__file__).with_name("two_cores.yaml")
-THREADS = 2  # of every stage that computes, and of what we are held against
+THREADS = 2  # of what we are held against: both cores
+STAGE_THREADS = 1  # of each of our stages, as in two_cores.yaml
 NO_CACHES = (  # benches ask the same again; an answer from a cache would say nothing
     "nodes.audio_encoder.config.cache_bytes=0",
     "nodes.vision_encoder.config.cache_bytes=0",

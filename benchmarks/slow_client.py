@@ -19,7 +19,7 @@ from benchmarks.closed_loop import closed_loop
 from benchmarks.command import Options
 from benchmarks.idle import deployment_pids
 from benchmarks.measure import interleaved
-from benchmarks.model_app import THREADS, Ask, checkpoint, launch, model_graph, start
+from benchmarks.model_app import STAGE_THREADS, Ask, checkpoint, launch, model_graph, start
 from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.runtime.app import App
 from omni_graph.spec import Limits
@@ -33,7 +33,9 @@ SOAK_S, SETTLED_S, SAMPLE_S = 300.0, 60.0, 5.0
 
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
-    report.notes.append(f"{THREADS} threads in the Thinker; unread text of a request: {OUTPUT_BYTES} bytes at most")
+    report.notes.append(
+        f"{STAGE_THREADS} thread in the Thinker; unread text of a request: {OUTPUT_BYTES} bytes at most"
+    )
     rounds, soak_s, settled_s, sample_s = (2, 4.0, 1.0, 0.5) if options.quick else (9, SOAK_S, SETTLED_S, SAMPLE_S)
     graph = model_graph(checkpoint(options.quick))
     with launch(graph, outputs=("text",), limits=Limits(output_bytes=OUTPUT_BYTES)) as app:

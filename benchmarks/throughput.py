@@ -13,7 +13,7 @@ from benchmarks import transformers_side
 from benchmarks.closed_loop import ANSWER_TOKENS, PROMPT_TOKENS, Load, closed_loop, text_asks
 from benchmarks.command import Options
 from benchmarks.measure import percentile
-from benchmarks.model_app import THREADS, Ask, checkpoint, launch, model_graph
+from benchmarks.model_app import STAGE_THREADS, THREADS, Ask, checkpoint, launch, model_graph
 from benchmarks.peer import Peer
 from benchmarks.report import OURS, Goal, Of, Report, Series
 
@@ -28,11 +28,11 @@ SETTINGS = ("nodes.thinker.config.max_batch=32",)
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
     report.notes.append(
-        f"{THREADS} threads in the Thinker, {THREADS} in transformers; greedy; each prompt another text"
+        f"{STAGE_THREADS} thread in the Thinker, {THREADS} in transformers; greedy; each prompt another text"
     )
     report.notes.append("our prefix cache is off")
     folder = checkpoint(options.quick)
-    callers, rounds = (QUICK_CALLERS, 1) if options.quick else (CALLERS, 3)
+    callers, rounds = (QUICK_CALLERS, 1) if options.quick else (CALLERS, 2)
     with Peer(transformers_side.MAKER, transformers_side.ENVIRONMENT, folder=str(folder)) as reference:
         in_turn = token_times(reference)
         batched = {c: batches(reference, text_asks(4 * c), c) for c in callers if c in BATCHED or options.quick}

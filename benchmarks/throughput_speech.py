@@ -13,7 +13,7 @@ from benchmarks import transformers_side
 from benchmarks.closed_loop import Load, closed_loop
 from benchmarks.command import Options
 from benchmarks.measure import percentile
-from benchmarks.model_app import THREADS, Ask, checkpoint, launch, model_graph, speech
+from benchmarks.model_app import STAGE_THREADS, THREADS, Ask, checkpoint, launch, model_graph, speech
 from benchmarks.peer import Peer
 from benchmarks.report import OURS, Goal, Of, Report, Series
 
@@ -38,7 +38,7 @@ QUICK_CASES = (Case(1, (1, 2), 1.3),)
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
     report.notes.append(
-        f"{THREADS} threads a stage but the Talker, {THREADS} in transformers; greedy; low_latency; our caches are off"
+        f"{STAGE_THREADS} thread a stage, {THREADS} in transformers; greedy; low_latency; our caches are off"
     )
     report.notes.append(f"{REQUESTS_A_CALLER} requests a caller, and one round: 4 would take more than 12 minutes")
     folder, cases = checkpoint(options.quick), QUICK_CASES if options.quick else CASES

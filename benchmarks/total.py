@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks import transformers_side
 from benchmarks.command import Options
-from benchmarks.model_app import THREADS, Ask, ask, checkpoint, launch, model_graph, speech
+from benchmarks.model_app import STAGE_THREADS, THREADS, Ask, ask, checkpoint, launch, model_graph, speech
 from benchmarks.peer import Peer
 from benchmarks.report import OURS, Goal, Of, Report, Series
 
@@ -36,7 +36,7 @@ QUICK_CASES = (Case("low_latency", 1, 1.0, 1), Case("exact", 1, 0.5, 1))
 def run(report: Report, options: Options) -> None:
     """Fill the report."""
     report.notes.append(
-        f"by processes; {THREADS} threads a stage but the Talker, {THREADS} in {REFERENCE}; greedy; {PROMPT} tokens"
+        f"by processes; {STAGE_THREADS} thread a stage, {THREADS} in {REFERENCE}; greedy; {PROMPT} tokens"
     )
     cases = QUICK_CASES if options.quick else CASES
     folder = checkpoint(options.quick)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MEL_RATE = 100  # frames of payloads.Mel a second
-HEAD_START = 2.0  # seconds by which a listener who has heard nothing yet goes before one who has run dry
+HEAD_START = 10.0  # seconds by which a listener who has heard nothing yet goes before one who has run dry
 
 
 class Playback:

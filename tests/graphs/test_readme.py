@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "write-a-node.md"
 REFERENCE = ROOT / "docs" / "graph-files.md"
+LIVE = ROOT / "docs" / "live-input.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text()
 LINK = re.compile(r"\[[^\]]+\]\(([^)#]+)[^)]*\)")
@@ -57,6 +58,11 @@ def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
 
 def test_every_block_of_the_reference_runs(tmp_path: Path) -> None:
     assert carry_out(REFERENCE, tmp_path) >= 4
+
+
+def test_every_block_of_live_input_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert carry_out(LIVE, tmp_path) == 1
 
 
 def test_every_block_of_the_readme_runs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The parity suite of the model, unchanged, over Ray actors: on one node, and with the stages pinned to two."""
+"""The parity suite of the model, unchanged, over Ray actors with the stages pinned to two nodes."""
 
 from __future__ import annotations
 

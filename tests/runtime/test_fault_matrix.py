@@ -3,8 +3,10 @@
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
 ``make test-slow``. No files left, replacements and scaling: test_fault_matrix_processes.py. Not here,
 and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
-which need namespaces; a head that dies is Ray's (tests/ray); clock steps, one-way cuts and overload are simulated
-(tests/core); an OOM kill needs a cgroup of its own, and is to us the SIGKILL that it sends.
+which need namespaces; what comes in another order, late, or to a replica that was taken for dead and talks on is simulated
+(tests/core/simulation.py); an OOM kill needs a cgroup of its own, and is to us the SIGKILL that it sends; a clock that steps
+changes nothing, because only monotonic clocks are read. Nowhere: a head of Ray that dies, a cut in one direction only, a
+slow or sliced wire.
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.flow_matching import Noise
 
 PACKET_FRAMES = 144
-CPU_BLOCKS, GPU_BLOCKS = 9, 72  # on a CPU the time of an evaluation is that of its blocks, from one window of 9 on
+CPU_BLOCKS, GPU_BLOCKS = (
+    4,
+    72,
+)  # on a CPU an evaluation takes as long as its blocks: first windows share one, steady ones none
 
 
 def packets(mel: np.ndarray, final: int, repeats: int, lookahead: bool) -> Iterator[Mel]:
@@ -68,7 +71,7 @@ class CodecDiT:
     ``codec_context``: ``exact`` computes the whole reply when its codes have ended, ``balanced`` (4 blocks of context
     each side) and ``low_latency`` (2 back, 1 ahead) while they arrive. ``first_call_lookahead``: the first packet also
     carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_blocks`` attention
-    blocks of windows share an evaluation (None: 9 on a CPU, 72 elsewhere); a longer window has one to itself.
+    blocks of windows share an evaluation (None: 4 on a CPU, 72 elsewhere); a longer window has one to itself.
     """
 
     preload = PRELOAD

@@ -281,7 +281,8 @@ def test_windows_of_any_lengths_cost_their_own_blocks(default: Checkpoint, monke
         "_transform",
         lambda m, hidden, times, layout: (computed.append(hidden.shape[:2]), transform(m, hidden, times, layout))[1],
     )
-    run_node(default.node("exact"), {str(n): {"codes": cut(ids(n), sizes=(n,))} for n in (13, 48, 3)})
+    node = CodecDiT(str(default.folder), "exact", max_blocks=7)
+    run_node(node, {str(n): {"codes": cut(ids(n), sizes=(n,))} for n in (13, 48, 3)})
     assert computed == [(2 * (2 + 4 + 1), 24)] * 36
 
 

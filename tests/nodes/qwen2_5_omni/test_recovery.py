@@ -51,22 +51,28 @@ def app(tiny_folder: Path) -> Iterator[App]:
         yield running
 
 
-def run(app: App, params: dict[str, dict[str, Any]], kill: str = "", at: int = 0) -> tuple[Answer, int]:
-    """An answer; ``kill``: the stage whose process is killed after ``at`` packets have come."""
+def run(
+    app: App,
+    params: dict[str, dict[str, Any]],
+    kill: str = "",
+    at: int = 0,
+    number: signal.Signals = signal.SIGKILL,
+) -> tuple[Answer, int]:
+    """An answer; ``kill``: the stage whose process gets the signal ``number`` after ``at`` packets have come."""
     handle = app.start({"conversation": MESSAGES}, params=params, seed=7, deadline_s=240)
     answer = Answer()
     if kill and at == 0:
-        kill_stage(app, kill)
+        kill_stage(app, kill, number)
     for read, event in enumerate(handle, 1):
         answer.read(event)
         if kill and read == at:
-            kill_stage(app, kill)
+            kill_stage(app, kill, number)
     handle.timings()
     return answer, handle.retries
 
 
-def kill_stage(app: App, stage: str) -> None:
-    os.kill(app.status()["stages"][stage]["replicas"][0]["pid"], signal.SIGKILL)
+def kill_stage(app: App, stage: str, number: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(app.status()["stages"][stage]["replicas"][0]["pid"], number)
 
 
 def healthy(app: App) -> bool:
@@ -98,6 +104,15 @@ def test_an_answer_survives_the_death_of_any_stage(stage: str, app: App, undistu
 def test_at_any_moment(stage: str, at: int, app: App, undisturbed: Answer) -> None:
     eventually(lambda: healthy(app), within_s=60)
     answer, _ = run(app, SAMPLED, kill=stage, at=at)
+    answer.same_as(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGSEGV, signal.SIGTERM])
+def test_a_frozen_crashed_or_ended_stage_too(number: signal.Signals, stage: str, app: App, undisturbed: Answer) -> None:
+    eventually(lambda: healthy(app), within_s=60)
+    answer, _ = run(app, SAMPLED, kill=stage, at=30, number=number)
     answer.same_as(undisturbed)
 
 
