@@ -1,11 +1,16 @@
-"""A wire that can be cut or frozen: forwards bytes between Unix or TCP sockets, so that ZMQ sees real network faults."""
+"""A wire that can be cut, frozen or slow: forwards bytes between Unix or TCP sockets: real network faults to ZMQ."""
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import selectors
 import socket
 import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,17 +18,64 @@ CHUNK = 1 << 18
 MOST_SEEN = 1 << 16
 
 
+@dataclass(frozen=True)
+class Wire:
+    """How bytes cross, each way: so late (uniform, delay +- jitter; order is kept), in such pieces, at such a rate."""
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    slice_bytes: int = CHUNK
+    bytes_per_s: float = math.inf
+
+    @property
+    def chunk(self) -> int:
+        """Bytes that are read at once: what crosses in 10 ms."""
+        return int(min(CHUNK, max(1, self.bytes_per_s / 100)))
+
+
+GOOD = Wire()
+
+
+@dataclass
+class _Way:
+    """One direction of a connection: what was read of it and is under way, with the moment when it arrives."""
+
+    far: socket.socket
+    under_way: deque[tuple[float, bytes]] = field(default_factory=deque)
+    free_at: float = 0.0
+    paused: bool = False
+
+    def put(self, data: bytes, wire: Wire, late_s: float) -> None:
+        before = self.under_way[-1][0] if self.under_way else 0.0
+        self.under_way.append((max(before, time.monotonic() + late_s), data))
+        self.paused = len(self.under_way) * wire.chunk > CHUNK
+
+    def due(self) -> float:
+        return max(self.under_way[0][0], self.free_at) if self.under_way else math.inf
+
+    def send(self, wire: Wire) -> bool:
+        """The next of what is due; False when that is the end."""
+        due = self.due()
+        _, data = self.under_way.popleft()
+        for at in range(0, len(data), wire.slice_bytes):
+            self.far.sendall(data[at : at + wire.slice_bytes])
+        self.free_at = due + len(data) / wire.bytes_per_s
+        return bool(data)
+
+
 class Relay:
     """Listens beside ``target`` (a ZMQ endpoint) and forwards every connection to it. ``endpoint`` is where to connect.
 
-    ``seen``: the first bytes that crossed it, both directions mixed, to be read when all is quiet.
+    ``seen``: the first bytes that crossed it, both directions mixed, to be read when all is quiet. ``wire`` may be changed.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, wire: Wire = GOOD) -> None:
+        self.wire = wire
+        self._random = random.Random(0)
         self._target = target
         self.seen = bytearray()
         self._listener, self.endpoint = _listen(target)
-        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._ways: dict[socket.socket, _Way] = {}
         self._orders: list[str] = []
         self._done = threading.Semaphore(0)
         self._ours, self._theirs = socket.socketpair()
@@ -58,7 +110,7 @@ class Relay:
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._until_due()):
                 source = key.fileobj
                 assert isinstance(source, socket.socket)
                 if source is self._ours:
@@ -70,17 +122,24 @@ class Relay:
                         return
                 elif source is self._listener:
                     self._accept()
-                elif source in self._pairs:
-                    self._forward(source)
+                elif source in self._ways:
+                    self._read(source)
+            for source in list(self._ways):
+                self._send_due(source)
+
+    def _until_due(self) -> float | None:
+        due = min((way.due() for way in self._ways.values()), default=math.inf)
+        return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _obey(self, order: str) -> None:
-        for source in list(self._pairs):
-            if source in self._selector.get_map():  # a frozen one is not
+        for source, way in self._ways.items():
+            way.under_way.clear()
+            if source in self._selector.get_map():  # a frozen or paused one is not
                 self._selector.unregister(source)
             if order != "freeze":
                 source.close()
         if order != "freeze":
-            self._pairs.clear()
+            self._ways.clear()
 
     def _accept(self) -> None:
         near, _ = self._listener.accept()
@@ -89,22 +148,44 @@ class Relay:
         except OSError:  # nobody there: the caller sees what it would see without us
             near.close()
             return
-        self._pairs |= {near: far, far: near}
+        self._ways |= {near: _Way(far), far: _Way(near)}
         for each in (near, far):
+            if each.family == socket.AF_INET:
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(each, selectors.EVENT_READ)
 
-    def _forward(self, source: socket.socket) -> None:
+    def _read(self, source: socket.socket) -> None:
+        wire, way = self.wire, self._ways[source]
         try:
-            data = source.recv(CHUNK)
-            self.seen += data[: MOST_SEEN - len(self.seen)]
-            self._pairs[source].sendall(data)
+            data = source.recv(wire.chunk)
         except OSError:
             data = b""
-        if not data:
-            for each in (source, self._pairs[source]):
+        self.seen += data[: MOST_SEEN - len(self.seen)]
+        way.put(data, wire, wire.delay_s + self._random.uniform(-wire.jitter_s, wire.jitter_s))
+        if way.paused or not data:
+            self._selector.unregister(source)
+
+    def _send_due(self, source: socket.socket) -> None:
+        """One piece at most, so that none waits for another's."""
+        way = self._ways.get(source)
+        if way is None or way.due() > time.monotonic():
+            return
+        try:
+            goes_on = way.send(self.wire)
+        except OSError:
+            goes_on = False
+        if not goes_on:
+            self._end(source)
+        elif way.paused and not way.under_way:
+            way.paused = False
+            self._selector.register(source, selectors.EVENT_READ)
+
+    def _end(self, source: socket.socket) -> None:
+        for each in (source, self._ways[source].far):
+            if each in self._selector.get_map():
                 self._selector.unregister(each)
-                each.close()
-                del self._pairs[each]
+            each.close()
+            del self._ways[each]
 
 
 def _listen(target: str) -> tuple[socket.socket, str]:
