@@ -172,8 +172,9 @@ class Relay:
             return
         try:
             goes_on = way.send(self.wire)
-        except OSError:
-            goes_on = False
+        except OSError:  # nobody there; what comes from there is still under way
+            way.under_way.clear()
+            goes_on = bool(self._ways[way.far].under_way)
         if not goes_on:
             self._end(source)
         elif way.paused and not way.under_way:
