@@ -69,6 +69,13 @@ class Host:
         for device in CABLES:
             ip("-n", self.name, "link", "set", device, state)
 
+    def mute(self, address: str) -> None:
+        """Nothing that this host sends to an address gets there any more; what comes from there still arrives."""
+        ip("-n", self.name, "route", "add", "blackhole", f"{address}/32")
+
+    def unmute(self, address: str) -> None:
+        ip("-n", self.name, "route", "del", "blackhole", f"{address}/32")
+
     def is_up(self) -> bool:
         """Do both cables carry packets? The kernel says so some time after they were plugged in."""
         seen = {each["ifname"]: each["operstate"] for each in json.loads(ip("-n", self.name, "-j", "link", "show"))}
@@ -205,6 +212,27 @@ def test_a_cut_cable_is_a_loss_at_both_ends_and_nothing_resumes(network: Network
         assert writer.hears("Credit", "reader", "writes") == [f"request-{turn}"]
     writer.close()
     assert "closing" in reader.hears("lost", "writer", "reads")[0]
+    reader.close()
+
+
+@pytest.mark.parametrize("mute", ["writer", "reader"])
+def test_a_cut_in_one_direction_is_a_loss_at_both_ends_and_nothing_resumes(mute: str, network: Network) -> None:
+    """The end that hears nothing more ends the link, and that still reaches the other, or its own silence tells."""
+    writer, reader = network.process(network.here, "writer"), network.process(network.there, "reader")
+    host, deaf = (network.here, THERE) if mute == "writer" else (network.there, HERE)
+    writer.order("introduce", *reader.address)
+    reader.order("introduce", *writer.address)
+    for turn in (1, 2, 3):
+        writer.order("send", "reader", f"request-{turn}")
+        assert reader.hears("Start", "writer", "reads") == [f"request-{turn}"]
+        assert writer.hears("Credit", "reader", "writes") == [f"request-{turn}"]
+        host.mute(deaf)
+        if mute == "writer":
+            writer.order("send_on", "reader", "in vain")
+        reader.hears("lost", "writer", "reads")
+        writer.hears("lost", "reader", "writes")
+        host.unmute(deaf)
+    writer.close()
     reader.close()
 
 

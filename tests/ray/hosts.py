@@ -151,6 +151,16 @@ class TwoHosts:
         finally:
             self._plug("up")
 
+    @contextmanager
+    def mute(self, host: str) -> Iterator[None]:
+        """Nothing that a host, ``HERE`` or ``THERE``, sends to the other gets there in here; the other is still heard."""
+        inside, deaf = ((), THERE) if host == HERE else (("-n", self._namespace), HERE)
+        ip(*inside, "route", "add", "blackhole", f"{deaf}/32")
+        try:
+            yield
+        finally:
+            ip(*inside, "route", "del", "blackhole", f"{deaf}/32")
+
     def _plug(self, state: str) -> None:
         ip("-n", self._namespace, "link", "set", "cable", state)
 

@@ -95,6 +95,18 @@ def test_a_cut_that_was_noticed_is_healed_by_a_replay(app: App, hosts: TwoHosts)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mute", [HERE, THERE], ids=["here", "there"])
+def test_a_cut_in_one_direction_is_healed_by_a_replay(mute: str, app: App, hosts: TwoHosts) -> None:
+    client = halfway(app)
+    with hosts.mute(mute):
+        client.say(WORDS[1])
+        eventually(lambda: app.status()["stages"]["generator"]["state"] != "ready")
+    client.finish(WORDS[2:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+@pytest.mark.slow
 def test_a_replica_that_dies_behind_the_cut_is_replaced(app: App, hosts: TwoHosts) -> None:
     """Nobody there is left to end the connection: at this end it stays half open until silence tells."""
     client = halfway(app)
