@@ -29,6 +29,8 @@ TOKENS_A_WORD = 3
 VOCABULARY = 97
 CHUNK = 8
 RATE = 8000
+SPARE_BYTES = 256 << 20
+SWOLLEN_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,19 @@ def use_up_files() -> None:
         return
 
 
+def use_up_memory() -> None:
+    """More than the process may have from here on: the allocation fails, as on a device that is full."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    np.ones(2 * SPARE_BYTES, np.uint8)
+
+
+def swell() -> None:
+    """Until the kernel ends the process; MemoryError where it does not."""
+    np.ones(SWOLLEN_BYTES, np.uint8)
+    raise MemoryError(f"still alive with {SWOLLEN_BYTES} bytes more")
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "sigkill": kill,
     "exit": leave,
@@ -206,6 +221,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "cut out": lambda: shut_connections(True, False),
     "cut off": lambda: shut_connections(True, True),
     "files": use_up_files,
+    "memory": use_up_memory,
+    "swell": swell,
 }
 
 

@@ -1,11 +1,12 @@
 """The fault matrix: every fault in every stage of a speaking toy, at three moments, and the same epilogue after each.
 
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
-``make test-slow``. No files left, replacements and scaling: test_fault_matrix_processes.py. Not here,
-and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
+``make test-slow``. No files left, no memory left, callers that do not read, replacements and scaling:
+test_fault_matrix_processes.py; the process of the Gateway stopped: test_frozen_holder.py; a head of Ray that dies:
+tests/ray/test_head.py. Not here, and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
 which need namespaces; what comes in another order, late, or to a replica that was taken for dead and talks on is simulated
-(tests/core/simulation.py); an OOM kill needs a cgroup of its own, and is to us the SIGKILL that it sends; a clock that steps
-changes nothing, because only monotonic clocks are read. Nowhere: a head of Ray that dies, a cut in one direction only, a
+(tests/core/simulation.py); a clock that steps
+changes nothing, because only monotonic clocks are read. Nowhere: a cut in one direction only, a
 slow or sliced wire.
 """
 
@@ -75,6 +76,8 @@ FAULTS = (
     Fault("nan field", codes=("node_failed", "numeric"), company=0, stages=("encoder",)),
     Fault("ill field", codes=("node_failed",), company=0),
     Fault("wrong payload", codes=("node_failed",), company=0),
+    Fault("memory"),
+    Fault("memory", times=3, codes=("poison",), company=3),
 )
 SENT = ("nan field", "ill field", "wrong payload")  # shows in what is sent, so only between taking and sending
 

@@ -1,22 +1,40 @@
-"""More of the fault matrix: processes that have no files left, and stages that are changed while a request is in them."""
+"""More of the fault matrix: processes that have no files or no memory left, callers that do not read, and stages that are
+changed while a request is in them."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from omni_graph.runtime.app import App
 from tests.files import few_files
-from tests.runtime.fault_matrix import MOMENTS, STAGES, WORDS, Client, Deployments, arm, epilogue, whole_answer
-from tests.runtime.graphs import eventually
+from tests.runtime.fault_matrix import (
+    MOMENTS,
+    READ_S,
+    STAGES,
+    WORDS,
+    Client,
+    Deployments,
+    arm,
+    epilogue,
+    replicas,
+    whole_answer,
+)
+from tests.runtime.graphs import eventually, flood, held, launch, words
 
-LONG_S = 60.0
+STALLED_S, LONG_S = 4.0, 60.0
+CGROUPS = Path("/sys/fs/cgroup/memory")
+GROUP_BYTES = 512 << 20
+BLOB_BYTES, OUTPUT_BYTES = 65536, 1 << 20
+GROWN_BYTES = 16 << 20  # the allocator's own
 
 
 def cells(first: int = 0) -> Iterator[object]:
@@ -74,6 +92,77 @@ def test_a_gateway_without_files_loses_no_request(
         company.finish(WORDS)
         assert client.retries() == company.retries() == 1
         epilogue(app)
+
+
+# ---- no memory
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A memory cgroup (v1) of our own; a process whose pid is written to its ``cgroup.procs`` gets no more than that."""
+    group = CGROUPS / f"omni-graph-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(GROUP_BYTES))
+    except OSError as error:
+        if group.exists():
+            group.rmdir()
+        pytest.skip(f"no memory cgroup can be made here: {error}")
+    yield group
+    eventually(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+@pytest.mark.parametrize(("stage", "moment"), list(cells(2)))
+def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
+    stage: str, moment: str, deployments: Deployments, little_memory: Path, tmp_path: Path
+) -> None:
+    with deployments.at(f"memory, {moment}", max_step_s=LONG_S) as app:
+        ((victim,), company) = of(app, stage), Client.open(app)
+        (little_memory / "cgroup.procs").write_text(str(victim["pid"]))
+        company.say("with ")
+        company.hear_answer()
+        trouble = {"fault": "swell", "moment": "queued" if moment == "queued" else "computing", "arms": str(tmp_path)}
+        client, rest = Client.open(app, {stage: trouble}), WORDS
+        if moment == "after first output":
+            client.say(WORDS[0])
+            client.hear_answer()
+            rest = WORDS[1:]
+        arm(tmp_path, 1)
+        client.finish(rest)
+        company.finish(WORDS)
+        assert client.retries() == 1 and company.retries() == 1
+        assert "oom_kill 1\n" in (little_memory / "memory.oom_control").read_text()
+        assert victim["pid"] not in {one["pid"] for one in of(app, stage)}
+        epilogue(app)
+
+
+# ---- nobody reads
+
+
+@pytest.mark.parametrize("seconds", [STALLED_S, pytest.param(LONG_S, marks=pytest.mark.slow)])
+def test_a_caller_that_does_not_read_costs_what_its_windows_hold(seconds: float) -> None:
+    """``a`` has 4 GB to say. Once the request is paused nothing more is kept of it, and its neighbour is served."""
+    with launch(flood(count=1 << 16, size=BLOB_BYTES), "processes", limits={"output_bytes": OUTPUT_BYTES}) as app:
+        stalled = app.open(outputs=["blobs"])
+        stalled.write("text", words("go")[0])
+        eventually(lambda: app.paused == 1)
+        app.run({"text": words("x")}, outputs=["out"])
+        before, until = resident(app), time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert app.run({"text": words("x")}, outputs=["out"])["out"].text == "X"
+            assert app.paused == 1 and sum(one["queued_packets"] for one in replicas(app)) == 0
+        assert resident(app) - before < GROWN_BYTES
+        for _ in range(OUTPUT_BYTES // BLOB_BYTES * 2):
+            event = stalled.next(timeout=READ_S)
+            assert event is not None and len(event.packet.data) == BLOB_BYTES
+        stalled.cancel()
+        eventually(lambda: held(app) == 0 and app.paused == 0)
+
+
+def resident(app: App) -> int:
+    """Bytes of memory of this process and of the replicas."""
+    return sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), *(one["pid"] for one in replicas(app))))
 
 
 # ---- changes
