@@ -131,10 +131,11 @@ def test_a_host_that_crashes_and_comes_back_costs_a_pause(app: App, hosts: TwoHo
 
 
 @pytest.mark.slow
-def test_a_cut_that_stays_fails_what_may_not_be_replayed(hosts: TwoHosts) -> None:
+@pytest.mark.parametrize("mute", ["", HERE, THERE], ids=["both ways", "here", "there"])
+def test_a_cut_that_stays_fails_what_may_not_be_replayed(mute: str, hosts: TwoHosts) -> None:
     with speaker(hosts, retries=0) as app:
         client = halfway(app)
-        with hosts.cut(), pytest.raises(og.RequestError) as error:
+        with hosts.mute(mute) if mute else hosts.cut(), pytest.raises(og.RequestError) as error:
             client.finish(WORDS[1:])
         assert (error.value.code, error.value.stage) == ("replica_died", "generator")
         epilogue(app)

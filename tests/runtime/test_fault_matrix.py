@@ -3,11 +3,10 @@
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
 ``make test-slow``. No files left, no memory left, callers that do not read, replacements and scaling:
 test_fault_matrix_processes.py; the process of the Gateway stopped: test_frozen_holder.py; a head of Ray that dies:
-tests/ray/test_head.py. Not here, and why: cuts between hosts are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
+tests/ray/test_head.py; a slow or sliced wire: tests/links/test_slow_wire.py. Not here, and why: cuts between hosts, both
+ways and one way, are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
 which need namespaces; what comes in another order, late, or to a replica that was taken for dead and talks on is simulated
-(tests/core/simulation.py); a clock that steps
-changes nothing, because only monotonic clocks are read. Nowhere: a cut in one direction only, a
-slow or sliced wire.
+(tests/core/simulation.py); a clock that steps changes nothing, because only monotonic clocks are read.
 """
 
 from __future__ import annotations
