@@ -13,9 +13,9 @@ from pathlib import Path
 from omni_graph.links.keys import Curve, KeyPair
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES, check_link
-from tests.links.test_check_link import ALL_RULES
 from tests.links.network import HERE, THERE, Host, Network
 from tests.links.network import network as network  # a fixture
+from tests.links.test_check_link import ALL_RULES
 from tests.runtime.graphs import eventually
 
 CLONE_NEWNET = 0x40000000  # sched.h
