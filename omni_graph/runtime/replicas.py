@@ -204,9 +204,13 @@ class Replicas:
         elif handle is not None and replica.state is State.READY and self._is_frozen(replica, now):
             log.warning("ending %s: its process is stopped", handle.spec.name)
             handle.kill()
-        elif handle is not None and handle.state is State.READY and handle.beat.in_step_s > handle.spec.max_step_s:
+        elif (
+            handle is not None
+            and handle.state is State.READY
+            and (beat := handle.beat).in_step_s > handle.spec.max_step_s
+        ):
             handle.state = State.STUCK
-            detail = f"in one step for {handle.beat.in_step_s:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
+            detail = f"in one step for {beat.in_step_s:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
             self._changed(replica, Change(handle.spec.name, State.STUCK, detail))
             handle.kill()
             self._abandon(replica)

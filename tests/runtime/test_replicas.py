@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from omni_graph.errors import LaunchError
-from omni_graph.runtime.replica import Change, ReplicaSpec, State
+from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
 from omni_graph.runtime.replicas import Replicas
+from tests.runtime.graphs import eventually
 
 SPEC = ReplicaSpec("a/0.0", (), (), "", "", "memory:", "", threads=1, max_step_s=1.0)
 
@@ -26,6 +27,39 @@ class DeafGateway:
     def post(self, command: object) -> None: ...
 
     def replica_down(self, *_: object) -> None: ...
+
+
+class StuckLauncher:
+    """Its replica is seen in a step once, and has done it by the next look."""
+
+    name, state, pid, address, spec = "stuck", State.READY, 0, None, SPEC
+
+    def __init__(self) -> None:
+        self._steps = iter((Beat(in_step_s=7.0),))
+
+    def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> Any:
+        changed(Change(spec.name, State.READY))
+        return self
+
+    @property
+    def beat(self) -> Beat:
+        return next(self._steps, Beat())
+
+    def frozen(self) -> bool:
+        return False
+
+    def kill(self) -> None: ...
+
+    def stop(self, grace_s: float) -> None: ...
+
+
+def test_a_step_that_is_too_long_is_told_with_the_time_that_was_too_long() -> None:
+    heard: list[Change] = []
+    replicas = Replicas(StuckLauncher(), DeafGateway(), heard.append)  # type: ignore[arg-type]
+    replicas.add(SPEC, 1)
+    eventually(lambda: State.STUCK in {change.state for change in heard})
+    replicas.close(0)
+    assert [one.detail for one in heard if one.state is State.STUCK] == ["in one step for 7.0 s; max_step_s is 1"]
 
 
 def test_a_replica_that_cannot_be_started_says_where_the_fault_is(caplog: pytest.LogCaptureFixture) -> None:
