@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +19,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``machine``: cpu, cores, memory in bytes, kernel, load average over a minute when the bench began."""
+    """``machine``: cpu, cores, memory in bytes, kernel, and how many cores others kept busy in the second before it began."""
 
     machine: dict[str, str | int | float]
     versions: dict[str, str]
@@ -32,10 +33,25 @@ def this_machine() -> Machine:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": f"{platform.system()} {platform.release()}",
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "cores_busy_at_start": round(_cores_busy(), 2),
     }
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     return Machine(machine, versions, _commit())
+
+
+def _cores_busy(over_s: float = 1.0) -> float:
+    """Cores that somebody keeps busy while this process only waits. Not the load average: that remembers the bench before."""
+    before = _idle_s()
+    began = time.perf_counter()
+    time.sleep(over_s)
+    idle_cores = (_idle_s() - before) / (time.perf_counter() - began)
+    return max(0.0, (os.cpu_count() or 1) - idle_cores)
+
+
+def _idle_s() -> float:
+    """Seconds that all cores together have been idle, waiting for a disk included (proc(5), /proc/stat)."""
+    _, _user, _nice, _system, idle, waiting, *_ = Path("/proc/stat").read_text().splitlines()[0].split()
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_model() -> str:

@@ -34,7 +34,7 @@ OF_MODELS = {
 
 
 def report() -> Report:
-    return Report("hop", Machine({"cpu": "abacus", "cores": 1, "load_at_start": 0.0}, {}, "c0ffee"))
+    return Report("hop", Machine({"cpu": "abacus", "cores": 1, "cores_busy_at_start": 0.0}, {}, "c0ffee"))
 
 
 def series(of: str, *rounds: tuple[float, ...]) -> Series:
