@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``machine``: cpu, cores, memory in bytes, kernel, and how many cores others kept busy in the second before it began."""
+    """``machine``: cpu, cores, memory in bytes, kernel, and the cores others kept busy in the second before it began."""
 
     machine: dict[str, str | int | float]
     versions: dict[str, str]
@@ -40,7 +40,7 @@ def this_machine() -> Machine:
 
 
 def _cores_busy(over_s: float = 1.0) -> float:
-    """Cores that somebody keeps busy while this process only waits. Not the load average: that remembers the bench before."""
+    """Cores that others keep busy while this process waits. Not the load average: it remembers the bench before."""
     before = _idle_s()
     began = time.perf_counter()
     time.sleep(over_s)
