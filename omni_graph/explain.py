@@ -209,7 +209,7 @@ REQUEST_CODES: dict[Code, tuple[str, str]] = {
     ),
     Code.REPLICA_DIED: (
         "A replica's process ended in the middle of the request, and the retries were used up.",
-        "the stage's log says how it ended; out of memory is the most common reason.",
+        "`status --json` says how it ended (`last_end`; `oom`: out of memory), and the stage's log what came before.",
     ),
     Code.STUCK: (
         "A stage stayed in one step for longer than its `max_step_s`.",

@@ -110,9 +110,14 @@ class GatewayCore:
 
     # ---- replicas
 
-    def replica_up(self, host: str, address: Address, now: float, revision: int = 0) -> None:
-        """A replica is ready to serve, with this revision of config and weights."""
-        self._router.add(host, address, self._topology.slots[host], revision)
+    def replica_up(self, host: str, address: Address, now: float, revision: int = 0, slots: int | None = None) -> None:
+        """A replica is ready to serve, with this revision of config and weights; ``slots``: fewer than its stage's."""
+        self._router.add(host, address, self._topology.slots[host] if slots is None else slots, revision)
+        self._admit(now)
+
+    def resize(self, name: str, slots: int, now: float) -> None:
+        """A replica takes so many requests at once from now on."""
+        self._router.resize(name, slots)
         self._admit(now)
 
     def expect(self, host: str, revisions: Iterable[int], now: float) -> None:

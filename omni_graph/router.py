@@ -48,6 +48,12 @@ class Router:
         """A replica is ready."""
         self._replicas[host][address.name] = _Replica(address, slots, revision)
 
+    def resize(self, name: str, slots: int) -> None:
+        """A live replica takes so many requests at once from now on; what it has, it keeps."""
+        for replicas in self._replicas.values():
+            if name in replicas:
+                replicas[name].slots = slots
+
     def remove(self, name: str) -> tuple[str, ...]:
         """A replica is gone; the requests that were routed over it."""
         for replicas in self._replicas.values():

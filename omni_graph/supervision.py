@@ -24,6 +24,12 @@ class Decision:
     circuit_open: bool
 
 
+def slots_after_oom(slots: int, aboard: int) -> int:
+    """Requests that the next life of a replica takes at once, which ran out of memory with so many ``aboard``: a quarter
+    fewer. One alone says nothing about how many are too many; whether it is poison, its replay tells."""
+    return slots if aboard < 2 else max(1, slots * 3 // 4)
+
+
 class Supervision:
     """The deaths of one stage's replicas."""
 

@@ -110,9 +110,13 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """Codec ids (n, q) int64: q = 1 for Qwen2.5-Omni. ``voice`` names the speaker, on every packet."""
+    """Codec ids (n, q) int64: q = 1 for Qwen2.5-Omni. ``voice`` names the speaker, on every packet.
 
-    window: ClassVar[int] = 64
+    The DiT takes all that its next window wants, so a wide window would only let the Talker run ahead of it, on cores that
+    the DiT could use for sound that is waited for.
+    """
+
+    window: ClassVar[int] = 16
     max_packet_bytes: ClassVar[int] = 64 << 10
 
     values: Array

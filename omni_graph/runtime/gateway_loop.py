@@ -80,12 +80,12 @@ class GatewayLoop:
 
         self.call(run)
 
-    def replica_up(self, host: str, address: Address, revision: int) -> None:
-        """A replica serves from now on."""
+    def replica_up(self, host: str, address: Address, revision: int, slots: int) -> None:
+        """A replica serves from now on, so many requests at once."""
 
         def run(core: GatewayCore, now: float) -> None:
             self._links.introduce(address)
-            core.replica_up(host, address, now, revision)
+            core.replica_up(host, address, now, revision, slots)
 
         self.call(run)
 

@@ -23,7 +23,8 @@ from types import ModuleType
 from omni_graph.files import require_files
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
-from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
+from omni_graph.runtime.memory import OUT_OF_MEMORY, OomKills
+from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
 FILES = 16  # more than a start opens here, the pipes to the fork server with it
 SILENT_S = 3.0  # a process that serves beats every 0.1 s; one that is silent for longer is taken to be in a step
@@ -47,6 +48,7 @@ class ProcessHandle:
             self._process.start()
         theirs.close()
         self.pid = self._process.pid or 0
+        self._oom_kills = OomKills(self.pid)
         self._reader = threading.Thread(target=self._read, args=(ours,), name=f"watch {spec.name}", daemon=True)
         self._reader.start()
 
@@ -67,14 +69,19 @@ class ProcessHandle:
             pass
         self._process.join()
         self._remove_socket()
-        if self.state not in (State.FAILED, State.STOPPED):
-            self._become(State.FAILED, f"the process ended by itself: {_how(self._process.exitcode)}")
+        if self.state not in ENDED:
+            killed = self._process.exitcode == -signal.SIGKILL
+            if killed and self._oom_kills.grew():
+                self._become(State.OOM, OUT_OF_MEMORY)
+            else:
+                self._become(State.FAILED, f"the process ended by itself: {_how(self._process.exitcode)}")
         pipe.close()
 
     def _on_line(self, line: Mapping[str, object]) -> None:
         beat, address = line.get("beat"), line.get("address")
         if isinstance(beat, dict):
             self._beat, self._heard_at = Beat(**beat), time.monotonic()
+            self._oom_kills.look()
             return
         if isinstance(address, dict):
             self.address = Address(**address)

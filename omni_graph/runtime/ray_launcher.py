@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from omni_graph.frames import GATEWAY, Address, Links
 from omni_graph.runtime import child
+from omni_graph.runtime.memory import OUT_OF_MEMORY, OomKills
 from omni_graph.runtime.processes import is_stopped
 from omni_graph.runtime.ray_actor import SOCKETS, Home, Launched, News, ReplicaActor, binds, machine, tail_of
 from omni_graph.runtime.ray_cluster import RayCluster
@@ -54,6 +55,7 @@ class RayHandle:
         self._tail = ""
         self._stopping = False
         self._pidfd: int | None = None
+        self._oom_kills: OomKills | None = None
         self._lock = threading.Lock()
         options = actor_options(spec, working_dir)
         self._actor: Any = ray.remote(ReplicaActor).options(**options).remote(spec.to_json(), launched.to_json())
@@ -117,11 +119,14 @@ class RayHandle:
             except OSError as error:
                 self._die(f"its process cannot be watched from here: {error}")
                 return
+            self._oom_kills = OomKills(home.pid)
             self._watch("until gone", self._until_gone)
         self._become(State.LOADING, f"on {home.address}")
 
     def _on_news(self, news: News, seen: int) -> int:
         self._beat, self._heard_at = news.beat, time.monotonic()
+        if self._oom_kills is not None:
+            self._oom_kills.look()
         if news.serial != seen and news.state is not State.LOADING:
             self.address = news.address or self.address
             self._tail = news.tail
@@ -130,10 +135,12 @@ class RayHandle:
 
     def _until_gone(self) -> None:
         """Until the process is dead, whatever Ray knows of it."""
-        assert self._pidfd is not None
+        assert self._pidfd is not None and self._oom_kills is not None
         gone = select.poll()
         gone.register(self._pidfd, select.POLLIN)
         gone.poll()
+        if self._oom_kills.grew():
+            self._become(State.OOM, OUT_OF_MEMORY)
         self._die("the process ended by itself")
         with self._lock:
             os.close(self._pidfd)

@@ -49,7 +49,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
-    """One replica. ``name`` is ``stage/index.incarnation``; ``folder`` is the graph's, for node files beside it."""
+    """One replica. ``name`` is ``stage/index.incarnation``; ``folder`` is the graph's, for node files beside it; ``streams``
+    are the requests that it takes at once."""
 
     name: str
     nodes: tuple[NodeStart, ...]
@@ -60,6 +61,7 @@ class ReplicaSpec:
     run_folder: str
     threads: int
     max_step_s: float
+    streams: int = 1
     nice: int = 0
     log_level: str = "INFO"
     preload: tuple[str, ...] = ()
@@ -93,10 +95,11 @@ class State(StrEnum):
     STUCK = "stuck"
     STOPPED = "stopped"
     FAILED = "failed"
+    OOM = "oom"
 
 
 STARTING = frozenset({State.PLACING, State.LOADING})
-ENDED = frozenset({State.STOPPED, State.FAILED})
+ENDED = frozenset({State.STOPPED, State.FAILED, State.OOM})
 
 
 @dataclass(frozen=True, slots=True)

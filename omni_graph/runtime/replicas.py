@@ -16,40 +16,16 @@ from typing import Any
 
 from omni_graph.errors import Code, LaunchError
 from omni_graph.runtime.gateway_loop import GatewayLoop
-from omni_graph.runtime.replica import ENDED, STARTING, Beat, Change, Handle, Launcher, ReplicaSpec, State
+from omni_graph.runtime.place import Need, Replica
+from omni_graph.runtime.replica import ENDED, STARTING, Beat, Change, Launcher, ReplicaSpec, State
 from omni_graph.runtime.telling import one_line
-from omni_graph.supervision import Supervision
+from omni_graph.supervision import Supervision, slots_after_oom
 
 log = logging.getLogger("omni_graph.supervisor")
 WATCH_S = 0.1
-FROZEN_S = 0.25
 STOP_GRACE_S = 5.0
 CLOSED = "the deployment is closed"
 OnChange = Callable[[Change], None]
-
-
-@dataclass(slots=True)
-class Replica:
-    """One place of a stage, through all its lives. ``state`` is what the Gateway has been told, so never ahead of it;
-    ``going``: it is being taken away and must not come back; ``revision`` of its config and weights."""
-
-    host: str
-    index: int
-    spec: ReplicaSpec
-    revision: int = 0
-    handle: Handle | None = None
-    state: State = State.LOADING
-    life: int = -1
-    ready_since: float | None = None
-    restart_at: float | None = None
-    frozen_since: float | None = None
-    going: bool = False
-    detail: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of its present life."""
-        return f"{self.host}/{self.index}.{self.life}"
 
 
 @dataclass(slots=True)
@@ -156,15 +132,26 @@ class Replicas:
         if change.state is State.READY and change.address is not None:
             replica.ready_since = time.monotonic()
             self._stages[replica.host].circuit_open = False
-            self._gateway.replica_up(replica.host, change.address, replica.revision)
+            self._gateway.replica_up(replica.host, change.address, replica.revision, replica.slots)
             self._tell_hope(replica.host)
         elif change.state not in STARTING:
             code = Code.STUCK if change.state is State.STUCK else Code.REPLICA_DIED
             if not replica.going:
                 log.error("replica %s: %s %s", change.name, change.state, change.detail)
             if change.state in ENDED and not replica.going and replica.restart_at is None:
+                if change.state is State.OOM:
+                    self._shrink(replica)
                 self._plan_restart(replica)
+            replica.last_end = f"{change.state} {change.detail}".strip()
             self._gateway.replica_down(change.name, code, change.detail or f"replica {change.name} {change.state}")
+
+    def _shrink(self, replica: Replica) -> None:
+        aboard = 0 if replica.handle is None else replica.handle.beat.requests
+        replica.slots = slots_after_oom(replica.slots, aboard)
+        if replica.slots < replica.spec.streams:
+            log.warning(
+                "%s takes %d of %d requests at once from now on", replica.name, replica.slots, replica.spec.streams
+            )
 
     def _plan_restart(self, replica: Replica) -> None:
         """Decide when it comes back. A replica that never was ready is not tried again: start-up reports it."""
@@ -197,23 +184,21 @@ class Replicas:
                 self._look_at(replica, now)
 
     def _look_at(self, replica: Replica, now: float) -> None:
-        """Restart what is due; find what hangs in a step: past ``max_step_s`` it is dead, whatever it still does."""
+        need, why = replica.need(now) or (None, "")
         handle = replica.handle
-        if replica.restart_at is not None and now >= replica.restart_at:
+        if need is Need.START:
             self._restart(replica)
-        elif handle is not None and replica.state is State.READY and self._is_frozen(replica, now):
-            log.warning("ending %s: its process is stopped", handle.spec.name)
+        elif need is Need.END_FROZEN and handle is not None:
+            log.warning("ending %s: %s", handle.spec.name, why)
             handle.kill()
-        elif (
-            handle is not None
-            and handle.state is State.READY
-            and (beat := handle.beat).in_step_s > handle.spec.max_step_s
-        ):
+        elif need is Need.END_STUCK and handle is not None:
             handle.state = State.STUCK
-            detail = f"in one step for {beat.in_step_s:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
-            self._changed(replica, Change(handle.spec.name, State.STUCK, detail))
+            self._changed(replica, Change(handle.spec.name, State.STUCK, why))
             handle.kill()
             self._abandon(replica)
+        elif need is Need.ALL_SLOTS:
+            name, replica.slots = replica.name, replica.spec.streams
+            self._gateway.post(lambda core, now: core.resize(name, replica.spec.streams, now))
 
     def _restart(self, replica: Replica) -> None:
         with self._lock:
@@ -225,17 +210,6 @@ class Replicas:
             self._tell_hope(replica.host)
         if failed is not None:
             self._changed(replica, failed)
-
-    @staticmethod
-    def _is_frozen(replica: Replica, now: float) -> bool:
-        """Stopped for ``FROZEN_S``. Heartbeats would tell too, but late: they must outlast a stall of the whole machine."""
-        assert replica.handle is not None
-        if not replica.handle.frozen():
-            replica.frozen_since = None
-            return False
-        if replica.frozen_since is None:
-            replica.frozen_since = now
-        return now - replica.frozen_since > FROZEN_S
 
     def _abandon(self, replica: Replica) -> None:
         """What cannot be killed (a thread) never ends by itself: its place is filled all the same."""
@@ -305,10 +279,12 @@ class Replicas:
             "host": getattr(handle, "host", "localhost"),
             "state": "draining" if replica.going else str(replica.state),
             "requests": load.get(replica.name, 0),
+            "slots": replica.slots,
             "busy": round(beat.busy_s, 3),
             "queued_packets": beat.queued_packets,
             "counters": dict(beat.counters),
             "restarts": replica.life,
+            "last_end": replica.last_end,
             "revision": replica.revision,
         }
 

@@ -17,8 +17,9 @@ from typing import Any
 from omni_graph.config import config_of
 from omni_graph.errors import LaunchError, ScaleError
 from omni_graph.plan import Plan
+from omni_graph.runtime.place import Replica
 from omni_graph.runtime.replica import ReplicaSpec
-from omni_graph.runtime.replicas import Replica, Replicas
+from omni_graph.runtime.replicas import Replicas
 from omni_graph.suggest import suggest
 
 START_TIMEOUT_S = 900.0

@@ -60,6 +60,7 @@ def host_spec(
         run_folder=run_folder,
         threads=how.threads or threads,
         max_step_s=how.max_step_s,
+        streams=how.streams,
         nice=how.nice,
         log_level=log_level,
         preload=tuple(sorted({m for stage in members for m in getattr(stage.node_class, "preload", ())})),

@@ -55,6 +55,13 @@ class Routing(RuleBasedStateMachine):
         self.router.drain(name)
         self.draining.add(name)
 
+    @rule(data=st.data(), more=st.integers(1, 2))
+    def resize(self, data: st.DataObject, more: int) -> None:
+        name = data.draw(st.sampled_from([*self.slots, "nobody/1"]))
+        if name in self.slots:
+            self.slots[name] += more
+        self.router.resize(name, self.slots.get(name, more))
+
     @rule(wanted=hosts, probation=st.sets(st.sampled_from(HOSTS)))
     def route(self, wanted: list[str], probation: set[str]) -> None:
         self.names += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from omni_graph.supervision import Decision, Supervision
+import pytest
+
+from omni_graph.supervision import Decision, Supervision, slots_after_oom
 
 
 def test_one_death_is_mended_at_once() -> None:
@@ -27,3 +29,14 @@ def test_more_than_three_deaths_in_thirty_seconds_open_the_circuit() -> None:
     assert [decision.circuit_open for decision in decisions] == [False, False, False, True]
     assert decisions[-1].at == 33.0
     assert not stage.died(now=33.5, lived_s=0.0).circuit_open
+
+
+@pytest.mark.parametrize(
+    ("slots", "aboard", "after"),
+    [(16, 2, 12), (8, 8, 6), (6, 6, 4), (2, 2, 1), (1, 2, 1), (8, 1, 8), (8, 0, 8), (1, 1, 1)],
+)
+def test_a_replica_that_ran_out_of_memory_takes_a_quarter_fewer_than_it_had(
+    slots: int, aboard: int, after: int
+) -> None:
+    """Unless it had one alone: then it was that request, and not how many they were."""
+    assert slots_after_oom(slots, aboard) == after

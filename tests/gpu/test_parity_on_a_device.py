@@ -32,12 +32,12 @@ GREEDY = {"temperature": 0.0, "max_tokens": CODES}
 
 @pytest.fixture(scope="module")
 def thinker(tiny_folder: Path, device: str) -> Thinker:
-    return Thinker(str(tiny_folder), device=device)
+    return Thinker(str(tiny_folder), dtype="float32", device=device)
 
 
 @pytest.fixture(scope="module")
 def talker(tiny_folder: Path, device: str) -> Talker:
-    return Talker(str(tiny_folder), device=device)
+    return Talker(str(tiny_folder), dtype="float32", device=device)
 
 
 @pytest.fixture(scope="module")

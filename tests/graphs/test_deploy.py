@@ -78,11 +78,11 @@ def test_two_nodes_keeps_understanding_and_speaking_apart() -> None:
 
 
 def row_bytes(config: Qwen2_5OmniThinkerConfig | Qwen2_5OmniTalkerConfig) -> int:
-    """Keys and values of one token in float32, and the Thinker's hidden state."""
+    """Keys and values of one token in bfloat16, and the Thinker's hidden state."""
     model = config.get_text_config()
     width = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     hidden = model.hidden_size if isinstance(config, Qwen2_5OmniThinkerConfig) else 0
-    return (2 * model.num_hidden_layers * model.num_key_value_heads * width + hidden) * 4
+    return (2 * model.num_hidden_layers * model.num_key_value_heads * width + hidden) * 2
 
 
 def test_one_h200_shares_one_gpu_and_no_more() -> None:

@@ -82,33 +82,40 @@ def cable(namespace: str) -> Iterator[None]:
 class TwoHosts:
     """A Ray cluster over both hosts; ``address`` of its head. Nodes have the label ``pool``: ``here`` or ``there``."""
 
-    def __init__(self, folder: Path, namespace: str) -> None:
-        self._folder, self._namespace = folder, namespace
+    def __init__(self, folder: Path, namespace: str, head: str = HERE) -> None:
+        self._folder, self._namespace, self._head = folder, namespace, head
         self._ray = str(_which("ray"))
         self._token = folder / "token"
         self._token.write_text(secrets.token_hex(32))
         self._token.chmod(0o600)
         with socket.socket() as probe:
             probe.bind((HERE, 0))
-            self.address = f"{HERE}:{probe.getsockname()[1]}"
+            self.address = f"{head}:{probe.getsockname()[1]}"
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Both nodes; returns before they have joined."""
-        port = self.address.partition(":")[2]
-        head = ("--head", f"--port={port}", f"--node-ip-address={HERE}", "--include-dashboard=false")
-        here = self._start("here", (), head)
-        eventually(lambda: here.poll() is None and _answers(self.address), START_S)
-        self.start_there()
+        """Both nodes, the head first; returns before they have joined."""
+        first, second = (
+            (self.start_here, self.start_there) if self._head == HERE else (self.start_there, self.start_here)
+        )
+        head = first()
+        eventually(lambda: head.poll() is None and _answers(self.address), START_S)
+        second()
 
-    def start_there(self) -> None:
+    def start_here(self) -> subprocess.Popen[bytes]:
+        """The node on this host."""
+        return self._start("here", HERE, ())
+
+    def start_there(self) -> subprocess.Popen[bytes]:
         """The node on the other host; its processes and its files are its own, and go with it."""
         network = ("ip", "netns", "exec", self._namespace)
         unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc")
-        own = (*network, *unshare, "sh", "-c", OWN_FOLDER, str(self._folder))
-        self._start("there", own, (f"--address={self.address}", f"--node-ip-address={THERE}"))
+        return self._start("there", THERE, (*network, *unshare, "sh", "-c", OWN_FOLDER, str(self._folder)))
 
-    def _start(self, pool: str, inside: tuple[str, ...], options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def _start(self, pool: str, host: str, inside: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        port = self.address.partition(":")[2]
+        head = ("--head", f"--port={port}", "--include-dashboard=false")
+        options = (*(head if host == self._head else (f"--address={self.address}",)), f"--node-ip-address={host}")
         own = (f"--labels=pool={pool}", f"--temp-dir={self._folder}/ray")
         command = [*inside, self._ray, *START, *options, *own]
         made = self._nodes[pool] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -214,8 +221,24 @@ def run_on(
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[TwoHosts]:
-    """Held open for a module; afterwards nothing of it is left: no process, no file, no device."""
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    """Ray's head is here."""
+    tmp_path_factory.getbasetemp()  # where both hosts see it: temporary files are each host's own from here on
+    with two_hosts(HERE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hosts_with_the_head_there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    """Ray's head is on the other host, and nothing else of ours has to be."""
+    tmp_path_factory.getbasetemp()
+    with two_hosts(THERE) as made:
+        yield made
+
+
+@contextmanager
+def two_hosts(head: str) -> Iterator[TwoHosts]:
+    """Both are up; afterwards nothing is left of them: no process, no file, no device. Skips where they cannot be."""
     reason = obstacle()
     if reason:
         pytest.skip(f"a second host cannot be made here: {reason}")
@@ -226,7 +249,7 @@ def hosts() -> Iterator[TwoHosts]:
         stack.enter_context(cable(namespace))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(tempfile, "tempdir", str(folder))
-        made = TwoHosts(folder, namespace)
+        made = TwoHosts(folder, namespace, head)
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", made.token)
         patch.delenv("RAY_AUTH_TOKEN", raising=False)

@@ -1,4 +1,4 @@
-"""The head of a Ray dies in the middle of an answer: packets do not pass through it, so nobody who is served notices.
+"""The head of a Ray dies or freezes under three requests: packets do not pass through it, so nobody who is served notices.
 
 In a process of its own, because Ray ends a process that is without its head for a minute.
 """
@@ -9,51 +9,81 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from omni_graph.runtime import ray_cluster
-from tests.runtime.fault_matrix import WORDS, Client, launch_speaking, whole_answer
+from omni_graph.runtime.app import App
+from omni_graph.runtime.processes import is_stopped
+from tests.runtime.fault_matrix import WORDS, Client, Three, epilogue, launch_speaking, whole_answer
 from tests.runtime.graphs import HERE, eventually, held
 
-SERVE = "from tests.ray.test_head import serve; serve()"
 ANSWERS = 20
+FROZEN_S = 5.0
 END_S = 180.0
 HEAD = "gcs_server"
 
 
-def serve() -> None:
-    """A speaker on a local Ray, whose head is killed between two words; prints what must be gone at the end.
-
-    Ray's two agents tell a server that is gone for a minute before they leave too: docs/decisions/0011-ray.md.
-    """
-    with launch_speaking("ray") as app:
-        client = Client.open(app)
-        client.say(WORDS[0])
-        client.hear_answer()
+def serve(fault: str) -> None:
+    """A speaker on a local Ray, whose head meets the fault under three requests; prints what must be gone at the end."""
+    with tempfile.TemporaryDirectory() as folder, launch_speaking("ray") as app:
+        three = Three.begin(app, Path(folder))
         ours = psutil.Process().children(recursive=True)
         (head,) = [one for one in ours if one.name() == HEAD]
         assert ray_cluster._started.folder is not None
         print(ray_cluster._started.folder.path, app.run_folder)
-        print(*(one.pid for one in ours if "Agent" not in one.cmdline()[0]), flush=True)
-        os.kill(head.pid, signal.SIGKILL)
-        eventually(lambda: not head.is_running() or head.status() == psutil.STATUS_ZOMBIE)
-        client.finish(WORDS[1:])
-        assert client.retries() == 0
-        for _ in range(ANSWERS):
-            whole_answer(app)
-        eventually(lambda: held(app) == 0)
+        # Ray's two agents tell a server that is gone for a minute before they leave too: docs/decisions/0011-ray.md
+        print(*(one.pid for one in ours if fault == "freeze" or "Agent" not in one.cmdline()[0]), flush=True)
+        {"kill": kill, "freeze": freeze}[fault](head, app, three)
 
 
-@pytest.mark.slow
-def test_what_runs_does_not_notice_that_rays_head_is_dead() -> None:
+def kill(head: psutil.Process, app: App, three: Three) -> None:
+    """For good."""
+    head.kill()
+    eventually(lambda: not head.is_running() or head.status() == psutil.STATUS_ZOMBIE)
+    three.release()
+    serve_on(app, three)
+
+
+def freeze(head: psutil.Process, app: App, three: Three) -> None:
+    """For a while; afterwards it is there for what needs it."""
+    until = time.monotonic() + FROZEN_S
+    os.kill(head.pid, signal.SIGSTOP)
+    eventually(lambda: is_stopped(head.pid))
+    three.release()
+    serve_on(app, three)
+    threading.Event().wait(max(0.0, until - time.monotonic()))
+    assert is_stopped(head.pid)
+    os.kill(head.pid, signal.SIGCONT)
+    client = Client.open(app)
+    client.say(WORDS[0])
+    client.hear_answer()
+    (replica,) = app.status()["stages"]["generator"]["replicas"]
+    os.kill(replica["pid"], signal.SIGKILL)
+    client.finish(WORDS[1:])
+    assert client.retries() == 1
+    epilogue(app)
+
+
+def serve_on(app: App, three: Three) -> None:
+    """Who was there completes undisturbed, and so do the next."""
+    assert three.finish() == [0, 0, 0]
+    for _ in range(ANSWERS):
+        whole_answer(app)
+    eventually(lambda: held(app) == 0)
+
+
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.slow), "freeze"])
+def test_what_runs_does_not_notice_what_becomes_of_rays_head(fault: str) -> None:
     """Nor does it take longer to close than Ray leaves a process without its head, which is the child's exit code."""
-    root = HERE.parent.parent
-    served = subprocess.run(
-        [sys.executable, "-c", SERVE], cwd=root, capture_output=True, text=True, timeout=END_S, check=False
-    )
+    program = f"from tests.ray.test_head import serve; serve({fault!r})"
+    command = [sys.executable, "-c", program]
+    served = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=END_S, check=False)
     assert served.returncode == 0, served.stdout + served.stderr
     folders, pids = (line.split() for line in served.stdout.splitlines())
     assert len(folders) == 2 and not any(Path(one).exists() for one in folders)

@@ -135,6 +135,42 @@ class Client:
         return self.handle.retries
 
 
+@dataclass
+class Three:
+    """Three requests under way, one at each moment of the matrix: one fault from outside meets all of them.
+
+    ``computing`` is in a step of the generator that lasts until ``release``; ``queued`` waits behind it.
+    """
+
+    clients: dict[str, Client]
+    gate: Path
+
+    @classmethod
+    def begin(cls, app: App, folder: Path) -> Three:
+        clients = {moment: Client.open(app) for moment in ("queued", "after first output")}
+        clients["after first output"].say(WORDS[0])
+        clients["after first output"].hear_answer()
+        gate, arms = folder / "gate", folder / "arms"
+        arms.mkdir()
+        clients["computing"] = Client.open(app, {"generator": {"fault": f"wait {gate}", "arms": str(arms)}})
+        arm(arms, 1)
+        clients["computing"].say(WORDS[0])
+        eventually(lambda: not any(arms.iterdir()))
+        clients["queued"].say(WORDS[0])
+        return cls(clients, gate)
+
+    def release(self) -> None:
+        """The step goes on."""
+        self.gate.touch()
+
+    def finish(self) -> list[int]:
+        """The rest of each, whole, and one end; how often they were replayed."""
+        for moment in MOMENTS:
+            self.clients[moment].finish(WORDS[1:])
+            assert self.clients[moment].handle.next(timeout=1) is None
+        return [self.clients[moment].retries() for moment in MOMENTS]
+
+
 def whole_answer(app: App) -> Client:
     """A request that nothing may disturb."""
     client = Client.open(app)

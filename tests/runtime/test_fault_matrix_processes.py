@@ -16,6 +16,8 @@ import pytest
 
 from omni_graph.runtime.app import App
 from tests.files import few_files
+from tests.memory import confine
+from tests.memory import little_memory as little_memory  # a fixture
 from tests.runtime.fault_matrix import (
     MOMENTS,
     READ_S,
@@ -31,8 +33,6 @@ from tests.runtime.fault_matrix import (
 from tests.runtime.graphs import eventually, flood, held, launch, words
 
 STALLED_S, LONG_S = 4.0, 60.0
-CGROUPS = Path("/sys/fs/cgroup/memory")
-GROUP_BYTES = 512 << 20
 BLOB_BYTES, OUTPUT_BYTES = 65536, 1 << 20
 GROWN_BYTES = 16 << 20  # the allocator's own
 
@@ -97,29 +97,13 @@ def test_a_gateway_without_files_loses_no_request(
 # ---- no memory
 
 
-@pytest.fixture
-def little_memory() -> Iterator[Path]:
-    """A memory cgroup (v1) of our own; a process whose pid is written to its ``cgroup.procs`` gets no more than that."""
-    group = CGROUPS / f"omni-graph-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(GROUP_BYTES))
-    except OSError as error:
-        if group.exists():
-            group.rmdir()
-        pytest.skip(f"no memory cgroup can be made here: {error}")
-    yield group
-    eventually(lambda: not (group / "cgroup.procs").read_text())
-    group.rmdir()
-
-
 @pytest.mark.parametrize(("stage", "moment"), list(cells(2)))
 def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
     stage: str, moment: str, deployments: Deployments, little_memory: Path, tmp_path: Path
 ) -> None:
     with deployments.at(f"memory, {moment}", max_step_s=LONG_S) as app:
         ((victim,), company) = of(app, stage), Client.open(app)
-        (little_memory / "cgroup.procs").write_text(str(victim["pid"]))
+        confine(app, victim, little_memory)
         company.say("with ")
         company.hear_answer()
         trouble = {"fault": "swell", "moment": "queued" if moment == "queued" else "computing", "arms": str(tmp_path)}
@@ -132,8 +116,10 @@ def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
         client.finish(rest)
         company.finish(WORDS)
         assert client.retries() == 1 and company.retries() == 1
-        assert "oom_kill 1\n" in (little_memory / "memory.oom_control").read_text()
-        assert victim["pid"] not in {one["pid"] for one in of(app, stage)}
+        (heir,) = of(app, stage)
+        assert victim["pid"] != heir["pid"]
+        assert heir["last_end"] == "oom the kernel ended the process for want of memory"
+        assert heir["slots"] <= victim["slots"]
         epilogue(app)
 
 

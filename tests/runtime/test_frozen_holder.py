@@ -18,7 +18,7 @@ import pytest
 
 from omni_graph.runtime.processes import is_stopped
 from omni_graph.spec import DeploySpec
-from tests.runtime.fault_matrix import WORDS, Client, arm, epilogue, launch_speaking, replicas
+from tests.runtime.fault_matrix import Three, epilogue, launch_speaking, replicas
 from tests.runtime.graphs import HERE, eventually
 
 SHORT_S, LONG_S = 1.5, 5.0  # than the heartbeats of one host allow
@@ -31,24 +31,12 @@ def hold() -> None:
 
     Then it says how often each was replayed, and whether the replicas are those of before.
     """
-    with tempfile.TemporaryDirectory() as arms, launch_speaking("processes") as app:
-        queued, speaking = Client.open(app), Client.open(app)
-        speaking.say(WORDS[0])
-        speaking.hear_answer()
-        gate = Path(arms) / "gate"
-        (armed := Path(arms) / "arms").mkdir()
-        computing = Client.open(app, {"generator": {"fault": f"wait {gate}", "arms": str(armed)}})
-        arm(armed, 1)
-        computing.say(WORDS[0])
-        eventually(lambda: not any(armed.iterdir()))
-        queued.say(WORDS[0])
+    with tempfile.TemporaryDirectory() as folder, launch_speaking("processes") as app:
+        three = Three.begin(app, Path(folder))
         before = {one["pid"] for one in replicas(app)}
-        print(gate, app.run_folder, flush=True)
+        print(three.gate, app.run_folder, flush=True)
         sys.stdin.readline()
-        for client, rest in ((queued, WORDS[1:]), (computing, WORDS[1:]), (speaking, WORDS[1:])):
-            client.finish(rest)
-            assert client.handle.next(timeout=1) is None
-        retries = [client.retries() for client in (queued, computing, speaking)]
+        retries = three.finish()
         epilogue(app)
         print(*retries, {one["pid"] for one in replicas(app)} == before, flush=True)
 

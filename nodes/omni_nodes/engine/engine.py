@@ -71,6 +71,7 @@ class Engine:
         project: Callable[[torch.Tensor], torch.Tensor] | None = None,
         *,
         keep_hidden: bool = False,
+        compiled: bool = False,
     ) -> None:
         shape = kv_shape(decoder)
         if keep_hidden and limits.prefix_cache:
@@ -80,7 +81,7 @@ class Engine:
         self.kv = PagedKV(shape, blocks=blocks, block_size=BLOCK_SIZE, device=device)
         self.capacity = min(limits.context, blocks * BLOCK_SIZE)  # rows that one request may hold
         self.prefix_cache = limits.prefix_cache
-        self._runner = Runner(decoder, self.kv, project)
+        self._runner = Runner(decoder, self.kv, project, compiled=compiled)
         self._scheduler = Scheduler(max_batch=limits.max_batch, prefill_chunk=limits.prefill_chunk)
         self._sequences: dict[str, Sequence] = {}
         self._asked = self._hit = self._preempted = 0

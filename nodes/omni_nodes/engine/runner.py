@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from omni_nodes.compiled import compile_layers, not_compiled
 from omni_nodes.engine.kv import KVShape, Pack, PagedKV, Span
 from omni_nodes.engine.sequence import Rows
 from omni_nodes.linears import pack_linears
 
-ATTENTION = "omni_packed"
+ATTENTION, BESIDE_COMPILED = "omni_packed", "omni_packed_beside_compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,24 @@ def kv_shape(decoder: torch.nn.Module) -> KVShape:
 class Runner:
     """Runs a decoder (a transformers text model that takes ``inputs_embeds`` and (3, 1, n) ``position_ids``).
 
-    The decoder is its own from then on: its linear layers are packed in place (omni_nodes.linears).
+    The decoder is its own from then on: its linear layers are packed in place (omni_nodes.linears), or its layers are
+    compiled (omni_nodes.compiled), all but their attention.
     """
 
     def __init__(
-        self, decoder: torch.nn.Module, kv: PagedKV, project: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        decoder: torch.nn.Module,
+        kv: PagedKV,
+        project: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
-        AttentionInterface.register(ATTENTION, packed_attention)
-        decoder.config._attn_implementation = ATTENTION  # type: ignore[union-attr]
-        self._decoder = pack_linears(decoder)
+        name = BESIDE_COMPILED if compiled else ATTENTION
+        AttentionInterface.register(name, not_compiled(packed_attention) if compiled else packed_attention)
+        decoder.config._attn_implementation = name  # type: ignore[union-attr]
+        if compiled:
+            compile_layers(decoder.layers)  # type: ignore[arg-type]
+        self._decoder = decoder if compiled else pack_linears(decoder)
         self._project = project
         self._kv = kv
 

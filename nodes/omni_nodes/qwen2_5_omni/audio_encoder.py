@@ -37,7 +37,7 @@ class AudioEncoder:
         max_batch: int = 4,
         cache_bytes: int = 64 << 20,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> None:
         from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from omni_nodes.qwen2_5_omni.flow_matching import Noise
 
 PACKET_FRAMES = 144
-CPU_BLOCKS, GPU_BLOCKS = (
-    4,
-    72,
-)  # on a CPU an evaluation takes as long as its blocks: first windows share one, steady ones none
+CPU_BLOCKS = 4  # on a CPU an evaluation takes as long as its blocks: first windows share one, steady ones none
+GPU_BLOCKS = 72
 
 
 def packets(mel: np.ndarray, final: int, repeats: int, lookahead: bool) -> Iterator[Mel]:
@@ -72,6 +70,8 @@ class CodecDiT:
     each side) and ``low_latency`` (2 back, 1 ahead) while they arrive. ``first_call_lookahead``: the first packet also
     carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_blocks`` attention
     blocks of windows share an evaluation (None: 4 on a CPU, 72 elsewhere); a longer window has one to itself.
+    ``compile``: its layers by torch.compile (see omni_nodes.compiled), for a GPU; windows have few lengths, but for the
+    last ones of each answer.
     """
 
     preload = PRELOAD
@@ -91,6 +91,7 @@ class CodecDiT:
         codec_context: str = "low_latency",
         first_call_lookahead: bool | None = None,
         max_blocks: int | None = None,
+        compile: bool = False,
         device: str = "auto",
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
@@ -102,7 +103,9 @@ class CodecDiT:
         if max_blocks < 1:
             raise NodeError(f"max_blocks is {max_blocks}; allowed: 1 and more")
         opened = open_checkpoint(checkpoint)
-        self._model: CodecDiTModel = CodecDiTModel(load_codec_dit(opened, device), load_speakers(opened))
+        self._model: CodecDiTModel = CodecDiTModel(
+            load_codec_dit(opened, device), load_speakers(opened), compiled=compile
+        )
         self._schedule = Schedule(codec_context, self._model.block_frames, self._model.repeats)
         self._lookahead = codec_context == "low_latency" if first_call_lookahead is None else first_call_lookahead
         self._max_blocks = max_blocks

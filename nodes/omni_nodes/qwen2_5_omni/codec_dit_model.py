@@ -17,8 +17,9 @@ import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
+from omni_nodes.compiled import compile_function
 from omni_nodes.linears import fuse_gelu, pack_linears
-from omni_nodes.qwen2_5_omni.block_attention import Layout, Reach, attend, lay_out
+from omni_nodes.qwen2_5_omni.block_attention import Layout, Neighbours, Reach, attend, lay_out
 from omni_nodes.qwen2_5_omni.flow_matching import Noise, Trajectory, evaluation_times
 
 GUIDANCE = 0.5  # as Qwen2_5OmniToken2WavModel.forward's guidance_scale
@@ -68,8 +69,11 @@ class CodecDiTModel:
     The module is its own from then on: on a CPU its linear layers are packed in place (omni_nodes.linears).
     """
 
-    def __init__(self, dit: reference.Qwen2_5OmniToken2WavDiTModel, voices: Mapping[str, Voice]) -> None:
+    def __init__(
+        self, dit: reference.Qwen2_5OmniToken2WavDiTModel, voices: Mapping[str, Voice], *, compiled: bool = False
+    ) -> None:
         self._dit = dit.eval()
+        self._run_layer = compile_function(_layer) if compiled else _layer
         self._device = dit.proj_out.weight.device
         self.block_frames: int = dit.block_size
         self.repeats: int = dit.repeats
@@ -86,9 +90,10 @@ class CodecDiTModel:
             self._last_modulation = dit.norm_out.linear(functional.silu(time))
             self._speakers = {name: self._speaker_terms(voice) for name, voice in voices.items()}
         self._forget_what_the_tables_hold()
-        for block in dit.transformer_blocks:
-            fuse_gelu(block.ff.ff)
-        pack_linears(dit)
+        if not compiled:
+            for block in dit.transformer_blocks:
+                fuse_gelu(block.ff.ff)
+            pack_linears(dit)
 
     def _forget_what_the_tables_hold(self) -> None:
         """The modulations' weights, two fifths of the published DiT's, ECAPA and the input's: nothing runs them again."""
@@ -147,11 +152,7 @@ class CodecDiTModel:
     def _transform(self, hidden: torch.Tensor, times: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The layers over (2N, B, D), to the velocities (2N, B, M). As Qwen2_5OmniToken2WavDiTModel.forward."""
         for block, table, reach in zip(self._dit.transformer_blocks, self._modulations, self._reaches, strict=True):
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table[times].unsqueeze(1).chunk(6, dim=-1)
-            normed = torch.addcmul(shift_a, block.attn_norm.norm(hidden), 1 + scale_a)
-            hidden = torch.addcmul(hidden, gate_a, attend(block.attn, normed, layout.rope, layout.neighbours[reach]))
-            normed = torch.addcmul(shift_m, block.ff_norm(hidden), 1 + scale_m)
-            hidden = torch.addcmul(hidden, gate_m, block.ff(normed))
+            hidden = self._run_layer(block, hidden, table[times], layout.rope, layout.neighbours[reach])
         scale, shift = self._last_modulation[times].unsqueeze(1).chunk(2, dim=-1)
         velocity: torch.Tensor = self._dit.proj_out(torch.addcmul(shift, self._dit.norm_out.norm(hidden), 1 + scale))
         return velocity
@@ -179,3 +180,18 @@ class CodecDiTModel:
         if self._layout is None or self._layout.lengths != both:
             self._layout = lay_out(both, self.block_frames, set(self._reaches), self._dit.rotary_embed)
         return self._layout
+
+
+def _layer(
+    block: reference.DiTDecoderLayer,
+    hidden: torch.Tensor,
+    modulation: torch.Tensor,
+    rope: tuple[torch.Tensor, torch.Tensor],
+    neighbours: Neighbours,
+) -> torch.Tensor:
+    """DiTDecoderLayer.forward over ``hidden`` (2N, B, D), with the ``modulation`` (2N, 6 D) that its norm would compute."""
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=-1)
+    normed = torch.addcmul(shift_a, block.attn_norm.norm(hidden), 1 + scale_a)
+    hidden = torch.addcmul(hidden, gate_a, attend(block.attn, normed, rope, neighbours))
+    normed = torch.addcmul(shift_m, block.ff_norm(hidden), 1 + scale_m)
+    return torch.addcmul(hidden, gate_m, block.ff(normed))

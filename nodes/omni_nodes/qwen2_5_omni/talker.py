@@ -51,7 +51,8 @@ class Talker:
     """The speech model of Qwen2.5-Omni (transformers' Qwen2_5OmniTalkerForConditionalGeneration).
 
     A checkpoint that cannot speak is loaded all the same, so that its text can be served: each request for speech is
-    refused, and told why. ``max_batch``, ``prefill_chunk``, ``kv_bytes`` and ``prefix_cache`` as for the Thinker.
+    refused, and told why. ``dtype``, ``max_batch``, ``prefill_chunk``, ``kv_bytes`` and ``prefix_cache`` as for the Thinker.
+    ``compile``: its layers by torch.compile (see omni_nodes.compiled), for a GPU.
     """
 
     preload = PRELOAD
@@ -81,12 +82,13 @@ class Talker:
     def __init__(
         self,
         checkpoint: str,
-        dtype: str = "float32",
+        dtype: str = "auto",
         max_batch: int = 16,
         prefill_chunk: int = 256,
         device: str = "auto",
         kv_bytes: int | None = None,
         prefix_cache: bool = True,
+        compile: bool = False,
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 
@@ -107,7 +109,9 @@ class Talker:
         limits = EngineLimits(max_batch, prefill_chunk, context, kv_bytes, prefix_cache)
         self._voices = tuple(speakers)
         self._ends = opened.settings.talker.eos
-        self._model: TalkerModel = TalkerModel(load_talker(opened, device, dtype), opened, speakers, limits)
+        self._model: TalkerModel = TalkerModel(
+            load_talker(opened, device, dtype), opened, speakers, limits, compiled=compile
+        )
 
     def open(self, request: str, params: Params) -> None:
         if self._mute:

@@ -56,12 +56,18 @@ class TalkerModel:
     """The Talker's decoder, projection and head behind an engine. E is its embedding size, V its codes."""
 
     def __init__(
-        self, modules: TalkerModules, checkpoint: Checkpoint, speakers: Mapping[str, Speaker], limits: EngineLimits
+        self,
+        modules: TalkerModules,
+        checkpoint: Checkpoint,
+        speakers: Mapping[str, Speaker],
+        limits: EngineLimits,
+        *,
+        compiled: bool = False,
     ) -> None:
         self._embed = modules.embedding
         self._codec_head = pack_linears(modules.codec_head)
         self._settings = checkpoint.settings.talker
-        self._engine = Engine(modules.decoder, limits, pack_linears(modules.projection))
+        self._engine = Engine(modules.decoder, limits, pack_linears(modules.projection), compiled=compiled)
         self._requests: dict[str, _Speech] = {}
         self._device, self._dtype = self._embed.weight.device, self._embed.weight.dtype
         self._suppressed = self._mask(checkpoint.settings.suppressed_codes)

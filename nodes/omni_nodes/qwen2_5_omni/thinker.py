@@ -39,7 +39,7 @@ class Thinker:
 
     ``max_batch`` requests and ``prefill_chunk`` prompt tokens share a step; ``kv_bytes`` bounds keys and values (None: room
     for ``max_batch`` requests of 2,048 tokens, and for one whole context). ``prefix_cache``: prompts that begin as earlier
-    ones did, replies included, are computed from where they differ.
+    ones did, replies included, are computed from where they differ. ``dtype`` auto: float32 on a CPU, bfloat16 elsewhere.
     """
 
     preload = PRELOAD
@@ -74,7 +74,7 @@ class Thinker:
     def __init__(
         self,
         checkpoint: str,
-        dtype: str = "float32",
+        dtype: str = "auto",
         max_batch: int = 16,
         prefill_chunk: int = 256,
         device: str = "auto",

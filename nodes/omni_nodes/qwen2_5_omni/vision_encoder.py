@@ -51,7 +51,7 @@ class VisionEncoder:
         max_patches: int = 1024,
         cache_bytes: int = 256 << 20,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.vision_encoder_model import VisionEncoderModel

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
+from omni_graph.errors import NodeError
 from omni_nodes.allocator import keep_freed_memory
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError
 from omni_nodes.qwen2_5_omni.quiet import no_token_id_warning
@@ -70,6 +71,16 @@ def resolve_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype that ``dtype`` names; ``auto`` is float32 on a CPU and bfloat16, as published, elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise NodeError(f"dtype is {dtype!r}; allowed: auto, float32, bfloat16, float16")
+    return found
 
 
 def config_of(checkpoint: Checkpoint) -> Qwen2_5OmniConfig:
@@ -180,6 +191,7 @@ def _on_meta(cls: type[P], config: Any) -> P:
 def _fill(model: M, checkpoint: Checkpoint, prefix: str, device: Device, dtype: str) -> M:
     """Give every parameter its tensor from the files; then move to ``device``, eval mode, no gradient."""
     place = resolve_device(device)
+    numbers = resolve_dtype(dtype, place)
     if place.type == "cpu":
         keep_freed_memory()
     wanted = dict(model.named_parameters())
@@ -196,7 +208,7 @@ def _fill(model: M, checkpoint: Checkpoint, prefix: str, device: Device, dtype: 
                 f"{file}: tensor {prefix}{name} has shape {tuple(tensor.shape)}; "
                 f"its config asks for {tuple(wanted[name].shape)}"
             )
-        tensors[name] = tensor.to(device=place, dtype=getattr(torch, dtype))
+        tensors[name] = tensor.to(device=place, dtype=numbers)
     model.load_state_dict(tensors, strict=True, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from omni_graph.errors import NodeError
 from omni_nodes.qwen2_5_omni import weights
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from tests.nodes.qwen2_5_omni.reference import Reference
@@ -216,3 +217,22 @@ def test_stages_of_one_process_may_load_at_the_same_time(reference: Reference) -
     theirs = (token2wav.code2wav_dit_model, token2wav.code2wav_bigvgan_model, model.thinker.model.audio_tower) * 2
     for ours, expected in zip(loaded, theirs, strict=True):
         assert_same(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "cuda", torch.bfloat16),
+        ("float32", "cuda", torch.float32),
+        ("bfloat16", "cpu", torch.bfloat16),
+    ],
+)
+def test_the_dtype_is_the_devices_unless_it_is_said(dtype: str, device: str, expected: torch.dtype) -> None:
+    assert weights.resolve_dtype(dtype, torch.device(device)) is expected
+
+
+@pytest.mark.parametrize("dtype", ["float31", "nn", "int64", ""])
+def test_an_unknown_dtype_is_named_with_those_there_are(dtype: str) -> None:
+    with pytest.raises(NodeError, match=rf"dtype is '{dtype}'; allowed: auto, float32"):
+        weights.resolve_dtype(dtype, torch.device("cpu"))
