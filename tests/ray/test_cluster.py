@@ -101,6 +101,15 @@ def test_an_address_where_no_ray_is_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         RayCluster("nowhere")
 
 
+def test_ray_address_names_the_cluster_that_a_launch_uses(
+    open_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", open_cluster.address)
+    with launch(where("a"), "ray", stages={"a": {"labels": {"pool": "speech"}}}) as app:
+        assert asked(app, "a")["node"] == nodes_by_pool()["speech"]
+    assert not ray.is_initialized()
+
+
 def test_a_ray_that_the_caller_has_is_used_and_left_alone(
     open_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 """The fault matrix: every fault in every stage of a speaking toy, at three moments, and the same epilogue after each.
 
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
-``make test-slow``. No files left, no memory left, callers that do not read, replacements and scaling:
-test_fault_matrix_processes.py; the process of the Gateway stopped: test_frozen_holder.py; a head of Ray that dies:
-tests/ray/test_head.py; a slow or sliced wire: tests/links/test_slow_wire.py. Not here, and why: cuts between hosts, both
-ways and one way, are in tests/ray/test_two_hosts.py and tests/links/test_network.py,
-which need namespaces; what comes in another order, late, or to a replica that was taken for dead and talks on is simulated
+``make test-slow``. Elsewhere: no files left, no memory left, callers that do not read, too many callers, replacements and
+scaling in test_fault_matrix_processes.py; the process of the Gateway stopped in test_frozen_holder.py, killed in
+test_faults.py; Ray's head killed or frozen in tests/ray/test_head.py, cut off in tests/ray/test_two_hosts_head.py; cuts
+between hosts, both ways, one way and with a death behind them, in tests/ray/test_two_hosts.py and
+tests/links/test_network.py, which need namespaces; a slow or sliced wire in tests/links/test_slow_wire.py; one name twice,
+and a peer that comes again, in tests/links/test_attack.py; the model in tests/nodes/qwen2_5_omni/test_recovery.py and
+test_trouble.py. What comes in another order, late, or to a replica that was taken for dead and talks on is simulated
 (tests/core/simulation.py); a clock that steps changes nothing, because only monotonic clocks are read.
 """
 

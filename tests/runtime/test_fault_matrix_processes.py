@@ -1,19 +1,21 @@
-"""More of the fault matrix: processes that have no files or no memory left, callers that do not read, and stages that are
-changed while a request is in them."""
+"""More of the fault matrix: processes that have no files or no memory left, callers that do not read, too many callers, and
+stages that are changed while a request is in them."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+import omni_graph as og
 from omni_graph.runtime.app import App
 from tests.files import few_files
 from tests.memory import confine
@@ -33,6 +35,7 @@ from tests.runtime.fault_matrix import (
 from tests.runtime.graphs import eventually, flood, held, launch, words
 
 STALLED_S, LONG_S = 4.0, 60.0
+PLACES = 4
 BLOB_BYTES, OUTPUT_BYTES = 65536, 1 << 20
 GROWN_BYTES = 16 << 20  # the allocator's own
 
@@ -149,6 +152,45 @@ def test_a_caller_that_does_not_read_costs_what_its_windows_hold(seconds: float)
 def resident(app: App) -> int:
     """Bytes of memory of this process and of the replicas."""
     return sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), *(one["pid"] for one in replicas(app))))
+
+
+# ---- too many callers
+
+
+@pytest.mark.parametrize("killed", ["", *STAGES])
+def test_three_times_as_many_callers_as_there_are_places(killed: str, deployments: Deployments) -> None:
+    """Whoever is refused comes again at once, and hears where there is no room and when to come: all have their answers,
+    no more than allowed are in the deployment, and it is never without work. Also while a stage dies."""
+    with deployments.at("overload", max_requests=PLACES, queue=PLACES) as app, ThreadPoolExecutor(6 * PLACES) as pool:
+        callers = [pool.submit(insist, app, 4) for _ in range(6 * PLACES)]
+        if killed:
+            os.kill(of(app, killed)[0]["pid"], signal.SIGKILL)
+        seen: list[dict[str, int]] = []
+        while wait(callers, timeout=0.01).not_done:
+            seen.append(app.status()["requests"])
+        refusals = [caller.result() for caller in callers]
+        assert sum(refusals) > 0
+        assert max(one["running"] for one in seen) == max(one["waiting"] for one in seen) == PLACES
+        full = [one["running"] for one in seen[: len(seen) // 2]]
+        assert sum(one == PLACES for one in full) > len(full) / 2
+        epilogue(app)
+
+
+def insist(app: App, answers: int) -> int:
+    """So many answers, whole; how often there was no room for one."""
+    refused = 0
+    while answers:
+        try:
+            client = Client.open(app)
+        except og.Overloaded as error:
+            assert error.stage in STAGES and 1 <= error.retry_after_s <= 30 and error.retryable
+            refused += 1
+            threading.Event().wait(0.005)
+            continue
+        client.finish(WORDS)
+        assert client.retries() <= 1
+        answers -= 1
+    return refused
 
 
 # ---- changes
