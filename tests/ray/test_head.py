@@ -24,12 +24,11 @@ from tests.runtime.fault_matrix import WORDS, Client, Three, epilogue, launch_sp
 from tests.runtime.graphs import HERE, eventually, held
 
 ANSWERS = 20
-FROZEN_S = 5.0
 END_S = 180.0
 HEAD = "gcs_server"
 
 
-def serve(fault: str) -> None:
+def serve(fault: str, seconds: float) -> None:
     """A speaker on a local Ray, whose head meets the fault under three requests; prints what must be gone at the end."""
     with tempfile.TemporaryDirectory() as folder, launch_speaking("ray") as app:
         three = Three.begin(app, Path(folder))
@@ -39,7 +38,10 @@ def serve(fault: str) -> None:
         print(ray_cluster._started.folder.path, app.run_folder)
         # Ray's two agents tell a server that is gone for a minute before they leave too: docs/decisions/0011-ray.md
         print(*(one.pid for one in ours if fault == "freeze" or "Agent" not in one.cmdline()[0]), flush=True)
-        {"kill": kill, "freeze": freeze}[fault](head, app, three)
+        if fault == "kill":
+            kill(head, app, three)
+        else:
+            freeze(seconds, head, app, three)
 
 
 def kill(head: psutil.Process, app: App, three: Three) -> None:
@@ -50,9 +52,9 @@ def kill(head: psutil.Process, app: App, three: Three) -> None:
     serve_on(app, three)
 
 
-def freeze(head: psutil.Process, app: App, three: Three) -> None:
+def freeze(seconds: float, head: psutil.Process, app: App, three: Three) -> None:
     """For a while; afterwards it is there for what needs it."""
-    until = time.monotonic() + FROZEN_S
+    until = time.monotonic() + seconds
     os.kill(head.pid, signal.SIGSTOP)
     eventually(lambda: is_stopped(head.pid))
     three.release()
@@ -78,10 +80,12 @@ def serve_on(app: App, three: Three) -> None:
     eventually(lambda: held(app) == 0)
 
 
-@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.slow), "freeze"])
-def test_what_runs_does_not_notice_what_becomes_of_rays_head(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "seconds"), [("kill", 0.0), ("freeze", 5.0), pytest.param("freeze", 30.0, marks=pytest.mark.slow)]
+)
+def test_what_runs_does_not_notice_what_becomes_of_rays_head(fault: str, seconds: float) -> None:
     """Nor does it take longer to close than Ray leaves a process without its head, which is the child's exit code."""
-    program = f"from tests.ray.test_head import serve; serve({fault!r})"
+    program = f"from tests.ray.test_head import serve; serve({fault!r}, {seconds})"
     command = [sys.executable, "-c", program]
     served = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=END_S, check=False)
     assert served.returncode == 0, served.stdout + served.stderr
