@@ -54,11 +54,16 @@ class EmbeddingCache:
             "cache_bytes": self._bytes,
         }
 
-    def encode(self, inputs: Sequence[tuple[bytes, T]], encoder: Callable[[list[T]], list[Array]]) -> list[Array]:
-        """The rows of each (key, input), in order: kept ones, and one call of ``encoder`` for the others, each key once."""
+    def encode(
+        self, inputs: Sequence[tuple[bytes, T]], encoder: Callable[[list[T]], Sequence[Array | None]]
+    ) -> list[Array | None]:
+        """The rows of each (key, input), in order: kept ones, and one call of ``encoder`` for the others, each key once.
+
+        None, for an input that has no rows, is handed on and not kept.
+        """
         if not self._limit:
-            return encoder([value for _, value in inputs])
-        found = {key: self._kept[key] for key, _ in inputs if key in self._kept}
+            return list(encoder([value for _, value in inputs]))
+        found: dict[bytes, Array | None] = {key: self._kept[key] for key, _ in inputs if key in self._kept}
         missing = {key: value for key, value in inputs if key not in found}
         computed = encoder(list(missing.values())) if missing else []
         self._hits += len(inputs) - len(missing)
@@ -66,7 +71,7 @@ class EmbeddingCache:
         for key in found:
             self._kept.move_to_end(key)
         for key, rows in zip(missing, computed, strict=True):
-            found[key] = self._keep(key, rows)
+            found[key] = None if rows is None else self._keep(key, rows)
         return [found[key] for key, _ in inputs]
 
     def _keep(self, key: bytes, rows: Array) -> Array:

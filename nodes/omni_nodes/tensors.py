@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -32,3 +34,10 @@ def from_tensor(tensor: torch.Tensor) -> Array:
     if host.dtype is torch.bfloat16:
         return Array.of(host.view(torch.uint16).numpy(), "bfloat16")
     return Array.of(host.numpy())
+
+
+def finite_pieces(rows: torch.Tensor, counts: Sequence[int]) -> list[Array | None]:
+    """``rows`` (n, H) on any device, cut into Arrays of ``counts`` rows; None for one with a number that is not finite."""
+    finite = rows.isfinite().all(1).cpu().split(list(counts))
+    pieces = rows.cpu().split(list(counts))
+    return [from_tensor(piece) if good.all() else None for piece, good in zip(pieces, finite, strict=True)]

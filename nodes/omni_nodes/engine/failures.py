@@ -22,8 +22,12 @@ class Failures:
         try:
             yield
         except RequestError as error:
-            self._errors.append(error)
             self._close(error.request)
+            self._errors.append(error)
+
+    def forget(self, request: str) -> None:
+        """The request is over: raised now, its error would be taken for the fault of those of the slice."""
+        self._errors = deque(error for error in self._errors if error.request != request)
 
     def raise_next(self) -> None:
         """Raise the oldest kept error, if any; the framework closes its request and then steps the node again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from omni_graph.errors import Code, RequestError
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_graph.payload import Array
 from omni_nodes.embedding_cache import EmbeddingCache, content_key
@@ -47,28 +48,43 @@ class AudioEncoder:
         self._model: AudioEncoderModel = AudioEncoderModel(load_audio_encoder(opened, device, dtype))
         self._max_batch = max_batch
         self._cache = EmbeddingCache(cache_bytes)
+        self._faults: dict[str, RequestError] = {}
 
     def open(self, request: str, params: NoParams) -> None:
         """Nothing is kept for a request."""
 
     def close(self, request: str) -> None:
-        """Nothing was kept."""
+        """Nothing was kept, but for an error that has not been raised yet."""
+        self._faults.pop(request, None)
 
     def counters(self) -> dict[str, int]:
         """How the cache does."""
         return self._cache.counters()
 
     def step(self, inbox: Inbox, outbox: Outbox) -> bool:
+        self._raise_fault()
         batch = self._gather(inbox, outbox)
         if batch:
-            keyed = [(block_key(chunk.features), chunk.features) for _, chunk in batch]
-            encoded = self._cache.encode(keyed, self._model.encode)
-            for (request, _), (key, _), rows in zip(batch, keyed, encoded, strict=True):
-                if len(rows):
-                    outbox.send(self.embeds, request, Embeddings(rows, key))
+            self._encode(batch, outbox)
+            self._raise_fault()
         for request in inbox.drained(self.features):
             outbox.end(request)
         return any(outbox.room(self.embeds, request) > 0 for request in inbox.ready(self.features))
+
+    def _encode(self, batch: list[tuple[str, MelChunk]], outbox: Outbox) -> None:
+        keyed = [(block_key(chunk.features), chunk.features) for _, chunk in batch]
+        encoded = self._cache.encode(keyed, self._model.encode)
+        for (request, _), (key, block), rows in zip(batch, keyed, encoded, strict=True):
+            if rows is None:
+                message = f"audio encoder: the rows of a block of {block.shape[1]} mel frames are not finite numbers"
+                self._faults[request] = RequestError(request, Code.NUMERIC, message)
+            elif len(rows) and request not in self._faults:
+                outbox.send(self.embeds, request, Embeddings(rows, key))
+
+    def _raise_fault(self) -> None:
+        """A slice raises one; whoever failed with others is raised next, before it could take or end anything."""
+        if self._faults:
+            raise self._faults.pop(next(iter(self._faults)))
 
     def _gather(self, inbox: Inbox, outbox: Outbox) -> list[tuple[str, MelChunk]]:
         """Up to ``max_batch`` blocks that have room for their rows, the requests in turn."""

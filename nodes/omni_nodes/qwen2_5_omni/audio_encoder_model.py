@@ -11,7 +11,7 @@ from omni_graph.errors import NodeError
 from omni_graph.payload import Array
 from omni_nodes.linears import pack_linears
 from omni_nodes.qwen2_5_omni.layout import audio_tokens
-from omni_nodes.tensors import from_tensor, to_tensor
+from omni_nodes.tensors import finite_pieces, to_tensor
 
 
 class AudioEncoderModel:
@@ -24,17 +24,18 @@ class AudioEncoderModel:
         self._encoder = pack_linears(encoder)
 
     @torch.inference_mode()
-    def encode(self, blocks: Sequence[Array]) -> list[Array]:
-        """Mel blocks (bins, frames) float32 to rows (tokens, H), in order; no rows for a block of less than 3 frames."""
+    def encode(self, blocks: Sequence[Array]) -> list[Array | None]:
+        """Mel blocks (bins, frames) float32 to rows (tokens, H), in order; no rows for a block of less than 3 frames, and
+        None for one whose rows are not finite numbers."""
         frames = [block.shape[1] for block in blocks]
         tokens = [audio_tokens(count) for count in frames]
         full = [index for index, count in enumerate(tokens) if count]
-        rows = [Array.empty(0, 0)] * len(blocks)
+        rows: list[Array | None] = [Array.empty(0, 0)] * len(blocks)
         if not full:
             return rows
         mel = torch.cat([to_tensor(blocks[index]) for index in full], dim=1).to(self._device)
         lengths = torch.tensor([frames[index] for index in full], device=self._device)
-        encoded = self._encoder(mel, feature_lens=lengths).last_hidden_state.cpu()
-        for index, piece in zip(full, encoded.split([tokens[index] for index in full]), strict=True):
-            rows[index] = from_tensor(piece)
+        encoded = self._encoder(mel, feature_lens=lengths).last_hidden_state
+        for index, piece in zip(full, finite_pieces(encoded, [tokens[index] for index in full]), strict=True):
+            rows[index] = piece
         return rows

@@ -7,10 +7,11 @@ the calls whose sound the reader has are planned like any other, so that the nex
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
-from omni_graph.errors import NodeError
+from omni_graph.errors import Code, NodeError, RequestError
 from omni_graph.node import In, Inbox, NoParams, Out, Outbox
 from omni_graph.payload import Array, AudioChunk
 from omni_nodes.payloads import Mel
@@ -111,10 +112,21 @@ class BigVGAN:
         batch = self._batch()
         sounds = self._model.vocode([call.mel for call in batch.values()])
         for (request, call), sound in zip(batch.items(), sounds, strict=True):
-            del self._calls[request]
-            self._playback.delivered(request, call.frames / MEL_RATE)
-            outbox.send(self.audio, request, self._chunk(call, sound))
+            samples = self._samples(call, sound)
+            if math.isfinite(samples.sum()):  # within -1..1: the sum is finite where all of them are
+                del self._calls[request]
+                self._playback.delivered(request, call.frames / MEL_RATE)
+                chunk = AudioChunk(Array.of(samples), self._sample_rate, (("completion.audio", call.codes),))
+                outbox.send(self.audio, request, chunk)
+        self._raise_numeric(batch)
         return True
+
+    def _raise_numeric(self, batch: dict[str, VocoderCall]) -> None:
+        """For one of the calls without sound, which wait on: a slice raises one, the next ones have the others again."""
+        failed = next((request for request in batch if request in self._calls), None)
+        if failed is not None:
+            message = f"BigVGAN: the sound of {batch[failed].frames} mel frames is not finite numbers"
+            raise RequestError(failed, Code.NUMERIC, message)
 
     def _batch(self) -> dict[str, VocoderCall]:
         """The chunk that is due first and those of its shape, as they are due, up to ``max_frames`` and one at least."""
@@ -123,7 +135,7 @@ class BigVGAN:
         alike = [request for request in order if self._calls[request].mel.shape == shape]
         return {request: self._calls[request] for request in alike[: max(1, self._max_frames // shape[0])]}
 
-    def _chunk(self, call: VocoderCall, sound: np.ndarray) -> AudioChunk:
+    def _samples(self, call: VocoderCall, sound: np.ndarray) -> np.ndarray:
+        """What is sent of a call, a copy."""
         rate = self._model.samples_per_frame
-        samples = sound[call.skip * rate : (call.skip + call.frames) * rate]
-        return AudioChunk(Array.of(samples.copy()), self._sample_rate, (("completion.audio", call.codes),))
+        return sound[call.skip * rate : (call.skip + call.frames) * rate].copy()

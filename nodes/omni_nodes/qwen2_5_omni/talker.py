@@ -128,6 +128,7 @@ class Talker:
         self._requests[request].unfed.extend(code for (code,) in choices[:-1])
 
     def close(self, request: str) -> None:
+        self._failures.forget(request)
         if self._requests.pop(request, None) is not None:
             self._model.close(request)
 

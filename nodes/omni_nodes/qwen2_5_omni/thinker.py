@@ -108,6 +108,7 @@ class Thinker:
         self._model.force(request, choices)
 
     def close(self, request: str) -> None:
+        self._failures.forget(request)
         self._requests.pop(request, None)
         self._model.close(request)
 

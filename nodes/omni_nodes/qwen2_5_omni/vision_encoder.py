@@ -121,9 +121,18 @@ class VisionEncoder:
         keyed = [(picture_key(grid, pixels), (grid, pixels)) for grid, pixels in pictures]
         encoded = self._cache.encode(keyed, self._model.encode)
         for request, (key, _), rows in zip(batch, keyed, encoded, strict=True):
-            del self._waiting[request]
-            self._streams[request].outgoing.extend(packets(rows, key))
-            self._send(request, outbox)
+            if rows is not None:
+                del self._waiting[request]
+                self._streams[request].outgoing.extend(packets(rows, key))
+                self._send(request, outbox)
+        self._raise_numeric(batch)
+
+    def _raise_numeric(self, batch: dict[str, list[Patches]]) -> None:
+        """For one of the pictures without rows, which wait on: a slice raises one, the next ones have the others again."""
+        failed = next((request for request in batch if request in self._waiting), None)
+        if failed is not None:
+            message = f"vision encoder: the rows of a picture of grid {batch[failed][0].grid} are not finite numbers"
+            raise RequestError(failed, Code.NUMERIC, message)
 
     def _next_call(self) -> dict[str, list[Patches]]:
         """The pictures that waited longest: up to ``max_patches``, and one at least."""

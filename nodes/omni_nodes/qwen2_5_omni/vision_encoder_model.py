@@ -9,7 +9,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniVi
 
 from omni_graph.payload import Array
 from omni_nodes.linears import pack_linears
-from omni_nodes.tensors import from_tensor, to_tensor
+from omni_nodes.tensors import finite_pieces, to_tensor
 
 Picture = tuple[tuple[int, int, int], Sequence[Array]]
 
@@ -23,12 +23,13 @@ class VisionEncoderModel:
         self._device = encoder.merger.ln_q.weight.device
 
     @torch.inference_mode()
-    def encode(self, pictures: Sequence[Picture]) -> list[Array]:
-        """(grid (1, h, w), pieces (n, values) float32 of its h * w patches) to rows (h * w / 4, H), in order."""
+    def encode(self, pictures: Sequence[Picture]) -> list[Array | None]:
+        """(grid (1, h, w), pieces (n, values) float32 of its h * w patches) to rows (h * w / 4, H), in order; None for a
+        picture whose rows are not finite numbers."""
         if not pictures:
             return []
         patches = torch.cat([to_tensor(piece) for _, pieces in pictures for piece in pieces]).to(self._device)
         grids = torch.tensor([grid for grid, _ in pictures], device=self._device)
-        rows = self._encoder(patches, grid_thw=grids).pooler_output.cpu()
+        rows = self._encoder(patches, grid_thw=grids).pooler_output
         counts = [height * width // self._merged for (_, height, width), _ in pictures]
-        return [from_tensor(piece) for piece in rows.split(counts)]
+        return finite_pieces(rows, counts)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_graph.errors import Code
 from omni_graph.payload import Array, AudioChunk
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Codes, Mel
@@ -230,6 +231,32 @@ def test_a_replay_passes_a_request_that_runs_once(node: BigVGAN, vocoded: list[i
     assert_same(sent["again"]["audio"][-1:], whole[-1:])
     assert_same(sent["once"]["audio"], whole)
     assert sum(vocoded) == len(whole) + 1
+
+
+def test_sound_that_is_not_finite_fails_its_requests_alone(node: BigVGAN, vocoded: list[int]) -> None:
+    """Two with the same broken mel, in calls with a healthy one: what was sound is heard, the rest fails them."""
+    whole = mel(90)
+    broken = whole.copy()
+    broken[89, 3] = np.nan
+    inputs = {"x": broken, "good": mel(90, seed=1), "y": broken}
+    alone = {
+        request: run_node(node, {request: {"mel": cut(frames, (44, 46))}})[request]["audio"]
+        for request, frames in {"x": whole, "good": inputs["good"]}.items()
+    }
+    vocoded.clear()
+    run = NodeRun(node)
+    for request, frames in inputs.items():
+        run.open(request, {"mel": cut(frames, (44, 46))})
+    run.run()
+    assert vocoded[0] == 3
+    assert {request: error.code for request, error in run.errors.items()} == {"x": Code.NUMERIC, "y": Code.NUMERIC}
+    assert "mel frames is not finite" in run.errors["x"].message
+    assert_same(run.outputs["good"]["audio"], alone["good"])
+    for request in ("x", "y"):
+        heard = run.outputs[request]["audio"]
+        assert 0 < len(heard) < len(alone["x"])
+        assert_same(heard, alone["x"][: len(heard)])
+        run.close(request)
 
 
 # ---- codes to sound, both stages

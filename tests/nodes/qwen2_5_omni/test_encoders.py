@@ -79,6 +79,17 @@ def test_requests_in_one_call_are_encoded_as_alone(reference, max_batch):
                 )
 
 
+def test_blocks_of_two_requests_share_one_call(reference, blocks_encoded):
+    clips = {f"r{i}": mel_of(400, i) for i in range(2)}
+    node = AudioEncoder(str(reference.folder), max_batch=4, device="cpu")
+    inputs = {request: {"features": blocks_of(mel)} for request, mel in clips.items()}
+    together = run_node(node, inputs, windows={"features": 4})
+    assert blocks_encoded == [4]
+    for request, given in inputs.items():
+        alone = run_node(AudioEncoder(str(reference.folder), device="cpu"), {request: given})[request]["embeds"]
+        np.testing.assert_allclose(joined(together[request]["embeds"]), joined(alone), atol=1e-5, rtol=0)
+
+
 def test_a_request_without_room_keeps_its_blocks_and_holds_up_nobody(reference):
     run = NodeRun(AudioEncoder(str(reference.folder), device="cpu"), windows={"features": 4, "embeds": 2})
     run.paused.add("slow")
@@ -139,6 +150,42 @@ def test_bfloat16_rows_travel_as_bfloat16(reference):
     (packet,) = run_node(node, {"r": {"features": blocks_of(mel_of(100))}})["r"]["embeds"]
     assert packet.values.dtype == "bfloat16"
     assert packet.values.shape == (25, 64)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_rows_that_are_not_finite_fail_their_requests_alone(reference, blocks_encoded, cache_bytes):
+    """Two bring the same broken clip: both fail, its broken block is not kept, and who shares the call is as alone."""
+    broken, clip = mel_of(450, 1), mel_of(450)
+    broken[7, 300] = np.nan
+    node = AudioEncoder(str(reference.folder), max_batch=8, cache_bytes=cache_bytes, device="cpu")
+    run = NodeRun(node)
+    for request, mel in {"x": broken, "good": clip, "y": broken}.items():
+        run.open(request, {"features": blocks_of(mel)})
+    run.run()
+    assert blocks_encoded[0] >= 5
+    assert {request: error.code for request, error in run.errors.items()} == {"x": Code.NUMERIC, "y": Code.NUMERIC}
+    assert "a block of 200 mel frames" in run.errors["x"].message
+    np.testing.assert_allclose(joined(run.outputs["good"]["embeds"]), encode_clip(reference, clip), atol=1e-5, rtol=0)
+    for request in ("x", "y"):
+        (first,) = run.outputs[request]["embeds"]
+        np.testing.assert_allclose(first.values.values, encode_clip(reference, broken[:, :200]), atol=1e-5, rtol=0)
+        run.close(request)
+    assert len(node._cache) == (5 if cache_bytes else 0)
+    assert not node._faults
+
+
+def test_who_failed_and_is_cancelled_before_it_is_told_fails_nobody(reference):
+    """A slice raises one failure; the other one's request is over before its turn."""
+    broken = np.full((128, 200), np.inf, np.float32)
+    run = NodeRun(AudioEncoder(str(reference.folder), max_batch=8, device="cpu"))
+    for request, mel in {"x": broken, "y": broken, "good": mel_of(800)}.items():
+        run.open(request, {"features": blocks_of(mel)})
+    while not run.errors:
+        assert run.move()
+    assert not run.complete("good")
+    run.close("y")
+    run.run()
+    assert set(run.errors) == {"x"} and run.complete("good")
 
 
 # ---- pictures
@@ -335,3 +382,26 @@ def test_a_picture_whose_pieces_do_not_agree_fails_its_request_alone(reference, 
     run.close("bad")
     run.run()
     assert run.complete("good")
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_picture_whose_rows_are_not_finite_fails_its_requests_alone(reference, patches_encoded, cache_bytes):
+    """Two bring the same broken picture: both fail, it is not kept, and who shares the call is as alone."""
+    grids = [(1, 10, 10), (1, 4, 6)]
+    broken, pixels = pixels_of(grids, 1), pixels_of(grids)
+    broken[50, 1] = np.nan
+    node = VisionEncoder(str(reference.folder), cache_bytes=cache_bytes, device="cpu")
+    run = NodeRun(node, windows={"patches": 4})
+    for request, values in {"x": broken, "good": pixels, "y": broken}.items():
+        run.open(request, {"patches": pieces_of(values, grids)})
+    run.run()
+    assert patches_encoded[0] == [100] * (2 if cache_bytes else 3)
+    assert {request: error.code for request, error in run.errors.items()} == {"x": Code.NUMERIC, "y": Code.NUMERIC}
+    assert "a picture of grid (1, 10, 10)" in run.errors["x"].message
+    assert not run.outputs["x"]["embeds"] and not run.outputs["y"]["embeds"]
+    wanted = encode_pictures(reference, pixels, grids)
+    np.testing.assert_allclose(joined(run.outputs["good"]["embeds"]), wanted, atol=1e-5, rtol=0)
+    assert len(node._cache) == (2 if cache_bytes else 0)
+    for request in run.outputs:
+        run.close(request)
+    assert not node._waiting and not node._streams

@@ -367,3 +367,18 @@ def test_a_failed_request_takes_nobody_with_it(talker: Talker, heard: dict[str, 
         "nan": Code.NUMERIC,
     }
     assert codes_of(run.outputs["good"]["codes"]) == speak(talker, heard["r1"])
+
+
+def test_who_failed_and_is_cancelled_before_it_is_told_fails_nobody(talker: Talker, heard: dict[str, Inputs]) -> None:
+    """A slice raises one failure; the other one's request is over before its turn."""
+    wrong = PromptStates(Array.empty(4, 63), Array.of(np.tile(np.arange(4), (3, 1))), 4, True)
+    run = NodeRun(talker)
+    for request in ("x", "y"):
+        run.open(request, {"prompt": [wrong], "thought": []}, GREEDY)
+    run.open("good", heard["r1"], GREEDY)
+    while not run.errors:
+        assert run.move()
+    run.close("y")
+    run.run()
+    assert set(run.errors) == {"x"}
+    assert codes_of(run.outputs["good"]["codes"]) == speak(talker, heard["r1"])

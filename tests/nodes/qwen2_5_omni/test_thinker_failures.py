@@ -138,6 +138,22 @@ def test_a_failed_request_takes_nobody_with_it(thinker: Thinker, prompts: dict[s
     assert TextDelta.merge(run.outputs["good"]["text"]) == generate(thinker, prompts["r1"])
 
 
+def test_who_failed_and_is_cancelled_before_it_is_told_fails_nobody(thinker: Thinker, prompts: dict[str, Any]) -> None:
+    """A slice raises one failure; the other one's request is over before its turn."""
+    positions = Array.of(np.tile(np.arange(4), (3, 1)))
+    bad = PromptSegment(Array.of([-1, 2, 3, 4], "int64"), positions, "text", "user", Array.empty(0, 0), 4, True)
+    run = NodeRun(thinker)
+    for request in ("x", "y"):
+        run.open(request, {"prompt": [bad]})
+    run.open("good", {"prompt": prompts["r1"]}, {"max_tokens": TOKENS})
+    while not run.errors:
+        assert run.move()
+    run.close("y")
+    run.run()
+    assert set(run.errors) == {"x"}
+    assert TextDelta.merge(run.outputs["good"]["text"]) == generate(thinker, prompts["r1"])
+
+
 def test_a_step_that_breaks_fails_those_it_computed_for_and_no_others(
     thinker: Thinker, prompts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
