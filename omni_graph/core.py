@@ -235,7 +235,9 @@ class WorkerCore:
             if ends.reader.name == self.name and edge.reader in self._nodes:
                 link = LinkId(ends.writer.name, Side.READS)
                 flow = StreamReceiver(edge.window)
-                opened.ins[edge.number] = InStream(frame.request, frame.attempt, edge, link, flow)
+                opened.ins[edge.number] = InStream(
+                    frame.request, frame.attempt, edge, link, flow, one_clock=ends.one_clock
+                )
         routed = {stream.edge.writer for stream in opened.outs.values()}
         routed |= {stream.edge.reader for stream in opened.ins.values()}
         opened.nodes = [node for name, node in self._nodes.items() if name in routed]

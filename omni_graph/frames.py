@@ -6,6 +6,7 @@ any link. Every frame that names a request carries its attempt: frames of anothe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,6 +34,12 @@ class Address:
     endpoint: str
     public_key: str = ""
 
+    @property
+    def machine(self) -> str:
+        """Its own among several machines, by the tcp address that the others call; empty where there is no other."""
+        called = re.search(r"tcp://([^:/ ]+)", self.endpoint)
+        return called[1] if called else ""
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeEnds:
@@ -41,6 +48,11 @@ class EdgeEnds:
     edge: int
     writer: Address
     reader: Address
+
+    @property
+    def one_clock(self) -> bool:
+        """Both are on one machine, and so read the same monotonic clock; another machine counts from its own start."""
+        return self.writer.machine == self.reader.machine
 
 
 # ---- control: Gateway -> replica
@@ -126,8 +138,8 @@ class Start:
 class Data:
     """One packet; ``seq`` from 0 without gaps. ``packet`` None: skipped, the client already has what it leads to.
 
-    ``sent_at`` is the writer's monotonic clock in seconds; ``choices`` are those it depends on that this stream has not
-    carried yet.
+    ``sent_at``: seconds on the monotonic clock of the writer's machine; ``choices`` are those it depends on that this
+    stream has not carried yet.
     """
 
     request: str

@@ -30,8 +30,8 @@ class Observer(Protocol):
     def became(self, request: str, node: str, activity: str) -> None:
         """What the request does at this node from now on: waiting, queued or stalled."""
 
-    def received(self, request: str, node: str, sent_at: float) -> None:
-        """A packet arrived that was sent at ``sent_at`` on the writer's clock."""
+    def received(self, request: str, node: str, sent_at: float | None) -> None:
+        """A packet arrived, sent at ``sent_at`` on this machine's clock; None: sent on another machine, by its own clock."""
 
     def sent(self, request: str, node: str, edge: int, size: int) -> None:
         """A packet of ``size`` payload bytes left on ``edge`` (-1: nobody reads it)."""
@@ -113,7 +113,7 @@ class HostedNode:
     def arrived(self, stream: InStream, sent_at: float) -> None:
         """A packet waits."""
         self._ready[stream.edge.reader_port][stream.request] = None
-        self._observer.received(stream.request, self.name, sent_at)
+        self._observer.received(stream.request, self.name, sent_at if stream.one_clock else None)
         self._wake(stream.request)
 
     def writer_ended(self, stream: InStream) -> None:

@@ -57,7 +57,8 @@ class OutStream:
 class InStream:
     """The reader's end of one request's stream on one edge, with the packets that wait to be taken.
 
-    ``started``: the writer has said Start, or more. ``linked``: the writer has made a link, and we have granted over it.
+    ``started``: the writer has said Start, or more. ``linked``: the writer has made a link, and we have granted over it;
+    ``one_clock``: the writer's clock is ours.
     """
 
     request: str
@@ -70,6 +71,7 @@ class InStream:
     started: bool = False
     linked: bool = False
     order: ChoiceOrder = field(default_factory=ChoiceOrder)
+    one_clock: bool = True
 
     def credit(self) -> Credit:
         """The promise as it stands; sent at Open if the writer has made a link, and whenever the writer says Start."""

@@ -1,7 +1,8 @@
 """What each stage spends on each request: computing, stalled for credit, queued, waiting for input. An Observer.
 
 Invariant: from the moment a stage opens a request until it ends it, every moment counts in exactly one of the four. Spans
-for drawing are kept at a resolution that halves when there are too many, so memory a request is bounded.
+for drawing are kept at a resolution that halves when there are too many, so memory a request is bounded. Clocks of two
+machines are never compared: a stage counts from when it heard of the request, and how old that was by then.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class _Stage:
     resolution: float = 1e-4
     opened: float = 0.0
     ended: float | None = None
-    transit: float = 0.0
+    transit: float | None = 0.0  # None: some of its input came from another machine
     edges: dict[int, _EdgeCount] = field(default_factory=dict)
 
     def until(self, now: float, activity: str) -> None:
@@ -81,7 +82,7 @@ class _Stage:
     def summary(self) -> dict[str, object]:
         return {
             **{f"{activity}_s": round(seconds, 6) for activity, seconds in self.seconds.items()},
-            "transit_s": round(self.transit, 6),
+            "transit_s": None if self.transit is None else round(self.transit, 6),
             "first_output_s": min((round(edge.first, 6) for edge in self.edges.values()), default=None),
             "opened_s": round(self.opened, 6),
             "ended_s": round(self.ended if self.ended is not None else self.since, 6),
@@ -118,8 +119,12 @@ class Timings:
     def became(self, request: str, node: str, activity: str) -> None:
         self._stages[request][node].until(self._now(request), activity)
 
-    def received(self, request: str, node: str, sent_at: float) -> None:
-        self._stages[request][node].transit += max(0.0, self._clock() - sent_at)
+    def received(self, request: str, node: str, sent_at: float | None) -> None:
+        stage = self._stages[request][node]
+        if sent_at is None or stage.transit is None:
+            stage.transit = None
+        else:
+            stage.transit += self._clock() - sent_at
 
     def sent(self, request: str, node: str, edge: int, size: int) -> None:
         stage = self._stages[request][node]

@@ -45,13 +45,14 @@ class EdgeTiming(EdgeFlow):
 
 
 class StageTiming(TypedDict):
-    """What one stage spent on the request, as its replica reports it; ``edges`` by the plan's number."""
+    """What one stage spent on the request, as its replica reports it; ``edges`` by the plan's number. ``transit_s`` None:
+    some of its input came from a machine with another clock, and how long that took nobody knows."""
 
     computing_s: Finite
     stalled_s: Finite
     queued_s: Finite
     waiting_s: Finite
-    transit_s: Finite
+    transit_s: Finite | None
     first_output_s: Finite | None
     opened_s: Finite
     ended_s: Finite

@@ -17,7 +17,7 @@ class SilentObserver:
     def became(self, request: str, node: str, activity: str) -> None:
         pass
 
-    def received(self, request: str, node: str, sent_at: float) -> None:
+    def received(self, request: str, node: str, sent_at: float | None) -> None:
         pass
 
     def sent(self, request: str, node: str, edge: int, size: int) -> None:

@@ -15,8 +15,10 @@ from omni_graph.errors import RequestError
 from omni_graph.frames import GATEWAY, Address, Credit, Data, End, Frame, LinkId, LinkLost, Open, Start, Stop
 from omni_graph.gateway import GatewayCore
 from omni_graph.gateway_request import Ended, OutputPacket, Released
+from omni_graph.node import Node
 from omni_graph.testing.silent import SilentObserver
 from omni_graph.topology import Topology
+from omni_graph.wiring import Edge
 from tests.core.sim_client import Client
 from tests.core.sim_faults import bury, inject, kill
 from tests.core.sim_network import Network, Pipe
@@ -117,10 +119,18 @@ class World:
             if isinstance(node, Choosing):
                 node.draw = self._draw(n)
         mine = [edge for edge in self.edges if edge.writer in nodes or edge.reader in nodes]
-        core = WorkerCore(name, nodes, mine, clock=lambda: self.now, observer=SilentObserver())
+        core = self.core_of(name, nodes, mine)
         self.workers[name] = Worker(name, host, core, nodes)
-        self.gateway.replica_up(host, Address(name, ""), self.now)
+        self.gateway.replica_up(host, self.address_of(name), self.now)
         self.after_gateway()
+
+    def core_of(self, name: str, nodes: dict[str, Node], edges: list[Edge]) -> WorkerCore:
+        """The state machine of a replica; it reads the time of the simulation."""
+        return WorkerCore(name, nodes, edges, clock=lambda: self.now, observer=SilentObserver())
+
+    def address_of(self, name: str) -> Address:
+        """How to reach a replica: all are on one machine."""
+        return Address(name, "")
 
     def add_client(self, name: str, script: int, seed: int, outputs: tuple[str, ...]) -> Client:
         """A client that has not asked yet."""
