@@ -135,7 +135,7 @@ class Network:
         self.here.link("up")
         give_up = time.monotonic() + DEADLINE_S
         while not (self.here.is_up() and self.there.is_up()):
-            assert time.monotonic() < give_up, "the cables do not come up"
+            assert time.monotonic() < give_up, f"not so within {DEADLINE_S} s: the cables come up"
 
     def process(self, host: Host, name: str, patience_s: float = 4.0) -> Process:
         made = Process(host, name, HERE if host is self.here else THERE, self._folder, patience_s)

@@ -68,7 +68,7 @@ def hear(links: ZmqLinks, number: int, *others: ZmqLinks) -> list[tuple[LinkId, 
     heard: list[tuple[LinkId, Frame | LinkLost]] = []
     give_up = time.monotonic() + DEADLINE_S
     while len(heard) < number:
-        assert time.monotonic() < give_up, f"heard only {heard}"
+        assert time.monotonic() < give_up, f"not so within {DEADLINE_S} s: heard only {heard}"
         heard += [(link, event) for link, events in links.poll(0.01) for event in events]
         for other in others:
             other.poll(0)
@@ -251,7 +251,8 @@ def test_a_killed_process_is_lost_on_every_link(make: MakeLinks, bind: str, roun
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
-            assert select.select([child.stdout], [], [], DEADLINE_S)[0], "the child did not start"
+            told = select.select([child.stdout], [], [], DEADLINE_S)[0]
+            assert told, f"not so within {DEADLINE_S} s: the child starts"
             parent.introduce(Address("child", child.stdout.readline().strip()))
             parent.send(LinkId("child", Side.WRITES), start())
             heard = {link: event for link, event in hear(parent, 2)}
