@@ -1,4 +1,4 @@
-"""What a person sees while stages load their weights: a spinner on a terminal, else a line per replica."""
+"""What a person sees while stages load their weights: a line per replica, and on a terminal a spinner below them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
@@ -22,18 +22,30 @@ def starting(plan: Plan, outputs: Sequence[str]) -> Iterator[Callable[[Change], 
     hosts = dict.fromkeys(plan.stages[name].host for name in stages)
     progress = _Progress({host: plan.deploy.stage(host).replicas for host in hosts}, len(stages))
     if not sys.stderr.isatty():
-        yield progress.line
+        yield _follower(progress, lambda line: typer.echo(line, err=True))
         typer.echo(progress.summary(), err=True)
         return
     screen = console(stderr=True)
     with screen.status(progress.text(), spinner="dots") as status:
 
-        def changed(change: Change) -> None:
-            progress.note(change)
+        def show(line: str) -> None:
+            screen.print(line, style="dim", markup=False, emoji=False)
             status.update(progress.text())
 
-        yield changed
-    screen.print(f"[dim]{progress.summary()}[/dim]")
+        yield _follower(progress, show)
+    screen.print(progress.summary(), style="dim")
+
+
+def _follower(progress: _Progress, show: Callable[[str], None]) -> Callable[[Change], None]:
+    """Counts each Change and shows its line; not that of a failure, which ``launch`` tells, with its reason and its log."""
+
+    def changed(change: Change) -> None:
+        progress.note(change)
+        if change.state is State.READY or change.state in STARTING:
+            with suppress(OSError):  # nobody reads stderr any more; who writes to it next in the main thread says so
+                show(f"{change.name.partition('.')[0]}: {change.state} {change.detail}".rstrip())
+
+    return changed
 
 
 class _Progress:
@@ -51,14 +63,6 @@ class _Progress:
         with self._lock:
             if change.state is State.READY:
                 self._loading[stage] -= 1
-
-    def line(self, change: Change) -> None:
-        self.note(change)
-        if change.state is State.READY or change.state in STARTING:  # a failure is told by launch, with its reason
-            try:
-                typer.echo(f"{change.name.partition('.')[0]}: {change.state} {change.detail}".rstrip(), err=True)
-            except OSError:  # nobody reads stderr any more; whoever writes to it next in the main thread will say so
-                pass
 
     def text(self) -> str:
         with self._lock:

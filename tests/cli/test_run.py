@@ -119,6 +119,7 @@ def test_a_stage_that_cannot_start_is_said_without_noise(capsys: pytest.CaptureF
     ran = talk(capsys, "--set", f"loading={here}/no/such/folder", "--launcher", "threads")
     assert ran.code == 1
     assert "omni-graph: talk/0.0 could not start: FileNotFoundError" in ran.err
+    assert "\nlast log lines of talk/0.0:\n" in ran.err and "Traceback" in ran.err
     assert list(here.iterdir()) == []
 
 
