@@ -13,7 +13,8 @@ from omni_graph.links.codec import Codec
 from omni_graph.payload import TextDelta
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*(ROOT / "omni_graph").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")])
+FOLDERS = ("omni_graph", "nodes", "benchmarks", "examples")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle", "joblib"}
 CALLS = {"recv_pyobj", "send_pyobj", "recv_serialized", "send_serialized"}
 
@@ -49,7 +50,7 @@ def _call_fault(node: ast.Call) -> str:
 
 def test_the_package_has_no_unsafe_deserialiser() -> None:
     found = {str(path.relative_to(ROOT)): faults for path in SOURCES if (faults := unsafe(path.read_text()))}
-    assert len(SOURCES) > 30
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(FOLDERS)
     assert not found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from omni_graph.runtime.place import FORGIVEN_S, FROZEN_S, Need, Replica
 from omni_graph.runtime.replica import Beat, ReplicaSpec, State
+from omni_graph.runtime.replicas import WATCH_S
 
 SPEC = ReplicaSpec("a/0.0", (), (), "", "", "memory:", "", threads=1, max_step_s=1.0, streams=8)
 
@@ -51,6 +52,11 @@ def test_a_stopped_one_is_ended_once_it_was_stopped_for_long() -> None:
     assert needed(one, 3.0) is None
     handle.is_frozen = True
     assert needed(one, 4.0) is None  # a new stop, with its own beginning
+
+
+def test_a_stopped_one_is_ended_within_half_a_second() -> None:
+    """At worst it stops right after a look, and its time is over right after another."""
+    assert FROZEN_S + 2 * WATCH_S < 0.5
 
 
 def test_one_that_stays_in_a_step_is_ended_and_the_time_said() -> None:
