@@ -38,7 +38,7 @@ TWO_STAGES = Trace(
         "think": stage(("waiting", 0, 1), ("computing", 1, 4), ("stalled", 4, 5), ("computing", 5, 8)),
         "speak": stage(
             ("waiting", 0, 4.5), ("computing", 4.5, 6), ("waiting", 6, 8.25), ("queued", 8.25, 8.5), ("computing", 8.5, 9.5),
-            edges={"1": {**FLOW, "first_s": 6.0}},
+            edges={"1": {**FLOW, "first_s": 6.0}}, transit_s=None,
         ),
     },
     edges={"think.text -> speak.text": FLOW, "speak.sound -> gateway.speech": FLOW},
@@ -119,6 +119,7 @@ def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
     again = read_trace(tmp_path / "t.jsonl")
     assert (again.edges, again.first_audio_s, again.trace_id) == (TWO_STAGES.edges, 6.0, TWO_STAGES.trace_id)
     assert critical_paths(again) == critical_paths(TWO_STAGES)
+    assert [stage["transit_s"] for stage in again.timing()["stages"].values()] == [0.0, None]
 
 
 HEAD = {"type": "request", "trace_id": "t", "request": "r", "graph": "g", "total_s": 1.0}
