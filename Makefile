@@ -35,7 +35,7 @@ check: $(READY)  ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## every benchmark, each under 12 minutes: tables here, samples and plots in benchmarks/results
-	set -e; for name in start hop overhead first_audio total throughput throughput_speech join slow_client live; do \
+	set -e; for name in start hop overhead faults first_audio total throughput throughput_speech join slow_client live; do \
 	  $(BIN)/omni-graph bench $$name --json benchmarks/results/$$name.json --plot benchmarks/results/$$name.svg; done
 
 format: $(READY)

@@ -20,6 +20,7 @@ BENCHES = {
     "start": "benchmarks.start",
     "hop": "benchmarks.hop",
     "overhead": "benchmarks.overhead",
+    "faults": "benchmarks.faults",
     "first_audio": "benchmarks.first_audio",
     "total": "benchmarks.total",
     "throughput": "benchmarks.throughput",

@@ -48,7 +48,7 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
     out = console()
     out.print(f"{found['graph']} on {found['launcher']}: {counts}", markup=False)
     out.print(_table(found["stages"]))
-    for line in _counters(found["stages"]):
+    for line in (*_counters(found["stages"]), *_ends(found["stages"])):
         out.print(line, markup=False)
 
 
@@ -57,6 +57,12 @@ def _counters(stages: Mapping[str, Any]) -> list[str]:
     counted = {replica["id"]: replica["counters"] for stage in stages.values() for replica in stage["replicas"]}
     texts = {name: ", ".join(f"{key} {value}" for key, value in counters.items()) for name, counters in counted.items()}
     return [f"{name}: {text}" for name, text in texts.items() if text]
+
+
+def _ends(stages: Mapping[str, Any]) -> list[str]:
+    """A line for each replica that has died before: how, and how many requests it takes since."""
+    replicas = [replica for stage in stages.values() for replica in stage["replicas"] if replica["last_end"]]
+    return [f"{one['id']}: takes {one['slots']} requests; its life before: {one['last_end']}" for one in replicas]
 
 
 def _table(stages: Mapping[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from omni_graph.files import require_files
 from omni_graph.frames import Links
+from omni_graph.runtime.memory import ran_out
 from omni_graph.runtime.replica import ReplicaSpec, State
 from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
@@ -57,7 +58,7 @@ def main(spec_json: str, pipe: Connection) -> None:
         worker.run()
     except Exception as error:
         logging.getLogger("omni_graph.worker").critical("ended: %s", for_log(error))
-        parent.tell(state=State.FAILED, detail=one_line(error))
+        parent.tell(state=State.OOM if ran_out(error) else State.FAILED, detail=one_line(error))
         sys.exit(EXIT_FAILED)
     parent.tell(state=State.STOPPED)
 

@@ -5,7 +5,7 @@ Judges only; ``replicas`` does what is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from omni_graph.runtime.replica import Handle, ReplicaSpec, State
@@ -27,7 +27,8 @@ class Need(Enum):
 class Replica:
     """One place of a stage, through all its lives. ``state`` is what the Gateway has been told, so never ahead of it;
     ``going``: it is being taken away and must not come back; ``revision`` of its config and weights; ``slots``: requests it
-    takes at once, fewer than its spec's for a while after it ran out of memory; ``last_end``: how its life before ended."""
+    takes at once, fewer than its spec's for a while after it ran out of memory; ``last_end``: how its last life that ended
+    did; ``ending``: why we end the present one."""
 
     host: str
     index: int
@@ -41,8 +42,9 @@ class Replica:
     frozen_since: float | None = None
     going: bool = False
     detail: str = ""
-    slots: int = 0
+    slots: int = field(init=False)
     last_end: str = ""
+    ending: str = ""
 
     def __post_init__(self) -> None:
         self.slots = self.spec.streams
@@ -63,9 +65,11 @@ class Replica:
             return Need.END_FROZEN, "its process is stopped"
         if handle.state is State.READY and (in_step := handle.beat.in_step_s) > handle.spec.max_step_s:
             return Need.END_STUCK, f"in one step for {in_step:.1f} s; max_step_s is {handle.spec.max_step_s:g}"
-        if self.slots < self.spec.streams and self.ready_since is not None and now - self.ready_since > FORGIVEN_S:
-            return Need.ALL_SLOTS, ""
-        return None
+        small = self.state is State.READY and self.slots < self.spec.streams
+        return (Need.ALL_SLOTS, "") if small and self._lives_long(now) else None
+
+    def _lives_long(self, now: float) -> bool:
+        return self.ready_since is not None and now - self.ready_since > FORGIVEN_S
 
     def _is_frozen(self, handle: Handle, now: float) -> bool:
         """Stopped for ``FROZEN_S``. Heartbeats would tell too, but late: they must outlast a stall of the whole machine."""

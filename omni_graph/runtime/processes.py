@@ -27,7 +27,7 @@ from omni_graph.runtime.memory import OUT_OF_MEMORY, OomKills
 from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
 FILES = 16  # more than a start opens here, the pipes to the fork server with it
-SILENT_S = 3.0  # a process that serves beats every 0.1 s; one that is silent for longer is taken to be in a step
+SILENT_S = 3.0  # one that serves beats once a second at least (child.BEAT_S); one that is silent so long is in a step
 
 
 class ProcessHandle:
@@ -70,7 +70,7 @@ class ProcessHandle:
         self._process.join()
         self._remove_socket()
         if self.state not in ENDED:
-            killed = self._process.exitcode == -signal.SIGKILL
+            killed = self._process.exitcode == -signal.SIGKILL and self.state is not State.STUCK
             if killed and self._oom_kills.grew():
                 self._become(State.OOM, OUT_OF_MEMORY)
             else:

@@ -21,6 +21,7 @@ import ray
 from omni_graph.errors import LinkError
 from omni_graph.frames import Address, Links
 from omni_graph.runtime import child
+from omni_graph.runtime.memory import ran_out
 from omni_graph.runtime.replica import ENDED, Beat, ReplicaSpec, State
 from omni_graph.runtime.telling import for_log, one_line
 from omni_graph.runtime.worker import Worker
@@ -146,7 +147,7 @@ class ReplicaActor:
             worker.run()
         except BaseException as error:  # a node's SystemExit too: nobody else would hear of it in this thread
             log.critical("ended: %s", for_log(error))
-            self._become(State.FAILED, one_line(error))
+            self._become(State.OOM if ran_out(error) else State.FAILED, one_line(error))
             return
         self._become(State.STOPPED)
         if self._is_guest:
@@ -167,7 +168,7 @@ class ReplicaActor:
         return ZmqLinks(spec.name, spec.bind, types, spec.wiring, heartbeat=ONE_HOST)
 
     def _become(self, state: State, detail: str = "", address: Address | None = None) -> None:
-        tail = self.log_tail(TAIL_LINES) if state is State.FAILED else ""
+        tail = self.log_tail(TAIL_LINES) if state in (State.FAILED, State.OOM) else ""
         with self._changed:
             assert self._news.state not in ENDED, "a worker ends once"
             self._news = News(self._news.serial + 1, state, detail, address, tail=tail)

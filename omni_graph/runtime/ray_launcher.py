@@ -88,7 +88,7 @@ class RayHandle:
                 seen = self._on_news(news, seen)
         except RayError as error:
             self._die(_first_line(error))
-        if self.state is State.FAILED:
+        if self.state in (State.FAILED, State.OOM):
             ray.kill(self._actor, no_restart=True)
 
     def _place(self) -> bool:
@@ -139,7 +139,7 @@ class RayHandle:
         gone = select.poll()
         gone.register(self._pidfd, select.POLLIN)
         gone.poll()
-        if self._oom_kills.grew():
+        if self._oom_kills.grew() and not self._stopping and self.state is not State.STUCK:
             self._become(State.OOM, OUT_OF_MEMORY)
         self._die("the process ended by itself")
         with self._lock:

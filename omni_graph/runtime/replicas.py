@@ -17,7 +17,7 @@ from typing import Any
 from omni_graph.errors import Code, LaunchError
 from omni_graph.runtime.gateway_loop import GatewayLoop
 from omni_graph.runtime.place import Need, Replica
-from omni_graph.runtime.replica import ENDED, STARTING, Beat, Change, Launcher, ReplicaSpec, State
+from omni_graph.runtime.replica import ENDED, STARTING, Beat, Change, Handle, Launcher, ReplicaSpec, State
 from omni_graph.runtime.telling import one_line
 from omni_graph.supervision import Supervision, slots_after_oom
 
@@ -93,6 +93,7 @@ class Replicas:
         """Begin its next life. A Change where that ended at once; it is to be told when the lock is free."""
         replica.life += 1
         replica.restart_at = replica.ready_since = None
+        replica.ending = ""
         replica.state = State.LOADING
         replica.handle = None
         spec = replace(replica.spec, name=replica.name)
@@ -139,10 +140,10 @@ class Replicas:
             if not replica.going:
                 log.error("replica %s: %s %s", change.name, change.state, change.detail)
             if change.state in ENDED and not replica.going and replica.restart_at is None:
-                if change.state is State.OOM:
+                if change.state is State.OOM and not replica.ending:
                     self._shrink(replica)
                 self._plan_restart(replica)
-            replica.last_end = f"{change.state} {change.detail}".strip()
+            replica.last_end = replica.ending or f"{change.state} {change.detail}".strip()
             self._gateway.replica_down(change.name, code, change.detail or f"replica {change.name} {change.state}")
 
     def _shrink(self, replica: Replica) -> None:
@@ -152,6 +153,13 @@ class Replicas:
             log.warning(
                 "%s takes %d of %d requests at once from now on", replica.name, replica.slots, replica.spec.streams
             )
+
+    def _forgive(self, replica: Replica) -> None:
+        with self._lock:
+            if replica.state is State.READY:
+                name, slots = replica.name, replica.spec.streams
+                replica.slots = slots
+                self._gateway.post(lambda core, now: core.resize(name, slots, now))
 
     def _plan_restart(self, replica: Replica) -> None:
         """Decide when it comes back. A replica that never was ready is not tried again: start-up reports it."""
@@ -189,16 +197,14 @@ class Replicas:
         if need is Need.START:
             self._restart(replica)
         elif need is Need.END_FROZEN and handle is not None:
-            log.warning("ending %s: %s", handle.spec.name, why)
-            handle.kill()
+            self._kill(replica, handle, why)
         elif need is Need.END_STUCK and handle is not None:
-            handle.state = State.STUCK
+            handle.state, replica.ending = State.STUCK, f"{State.STUCK} {why}"
             self._changed(replica, Change(handle.spec.name, State.STUCK, why))
             handle.kill()
             self._abandon(replica)
         elif need is Need.ALL_SLOTS:
-            name, replica.slots = replica.name, replica.spec.streams
-            self._gateway.post(lambda core, now: core.resize(name, replica.spec.streams, now))
+            self._forgive(replica)
 
     def _restart(self, replica: Replica) -> None:
         with self._lock:
@@ -225,8 +231,13 @@ class Replicas:
         for replica in self:
             handle = replica.handle
             if handle is not None and handle.spec.name == name and handle.state is State.READY and not replica.going:
-                log.warning("ending %s: %s", name, reason)
-                handle.kill()
+                self._kill(replica, handle, reason)
+
+    @staticmethod
+    def _kill(replica: Replica, handle: Handle, why: str) -> None:
+        log.warning("ending %s: %s", handle.spec.name, why)
+        replica.ending = f"ended by us: {why}"
+        handle.kill()
 
     # ---- taking away
 

@@ -21,6 +21,7 @@ METRICS = {
     "start": {"wall_s", "modules", "heavy_modules"},
     "hop": {"one_way_s", "p99_one_way_s", "cores"},
     "overhead": {"packets_per_s", "latency_s", "added_s_per_node"},
+    "faults": {"noticed_s", "most_noticed_s", "next_packet_s"},
 }
 OF_MODELS = {
     "first_audio": {"first_audio_s", "steady_first_audio_s", "pace", "underruns"},

@@ -28,6 +28,10 @@ class Machine:
         self.process.write_text(version[0])
         self.kills(0)
 
+    @property
+    def events(self) -> Path:
+        return self._folder / "cgroups" / self._groups
+
     def kills(self, count: int, group: str = "box") -> None:
         file = self._folder / "cgroups" / self._groups.replace("box", group)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +64,33 @@ def test_a_look_just_after_the_kill_does_not_hide_it(machine: Machine) -> None:
     assert kills.grew()
 
 
+def test_a_look_while_it_ends_does_not_hide_it_either(machine: Machine) -> None:
+    """Version 1 says of a process that is just ending that it is in the root."""
+    kills = memory.OomKills(PID)
+    machine.kills(1)
+    machine.kills(0, ".")
+    machine.move("")
+    kills.look()
+    assert kills.grew()
+
+
+def test_a_container_has_its_group_as_the_root(machine: Machine) -> None:
+    machine.move("docker/0123")
+    machine.kills(4, ".")
+    kills = memory.OomKills(PID)
+    machine.kills(5, ".")
+    assert kills.grew()
+
+
+def test_a_count_that_cannot_be_read_is_no_count(machine: Machine) -> None:
+    machine.kills(3)
+    file = machine.events
+    hidden = file.rename(file.with_name("hidden"))
+    kills = memory.OomKills(PID)
+    hidden.rename(file)
+    assert not kills.grew()
+
+
 def test_kills_of_long_ago_are_not_its_own(machine: Machine) -> None:
     kills = memory.OomKills(PID)
     machine.kills(5)
@@ -81,3 +112,10 @@ def test_a_process_that_was_moved_is_looked_for_where_it_is(machine: Machine) ->
 def test_where_no_group_can_be_read_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "PROCESSES", tmp_path)
     assert not memory.OomKills(PID).grew()
+
+
+def test_an_allocation_that_failed_is_told_from_other_errors() -> None:
+    outer = RuntimeError("the node")
+    outer.__cause__ = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
+    assert memory.ran_out(outer) and memory.ran_out(MemoryError())
+    assert not memory.ran_out(RuntimeError("no")) and not memory.ran_out(None)

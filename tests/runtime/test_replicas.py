@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from omni_graph.errors import LaunchError
+from omni_graph.frames import Address
+from omni_graph.runtime.place import FORGIVEN_S
 from omni_graph.runtime.replica import Beat, Change, ReplicaSpec, State
 from omni_graph.runtime.replicas import Replicas
 from tests.runtime.graphs import eventually
@@ -81,3 +84,70 @@ def test_a_replica_that_cannot_be_started_says_where_the_fault_is(caplog: pytest
     assert [(change.name, change.state) for change in heard] == [("a/0.0", State.FAILED), ("a/1.0", State.FAILED)]
     assert free == [True, True]  # to look at the replicas, for other threads
     assert caplog.text.count('raise AttributeError("no such thing")') == 2
+
+
+class Started:
+    """A replica that is what it is told to be."""
+
+    pid, address = 0, Address("a/0.0", "memory:")
+
+    def __init__(self, spec: ReplicaSpec, requests: int) -> None:
+        self.spec, self.state, self.beat, self.killed = spec, State.READY, Beat(requests=requests), False
+
+    def frozen(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def stop(self, grace_s: float) -> None: ...
+
+
+class StartingLauncher:
+    """Starts what it is told to, with so many requests aboard."""
+
+    def __init__(self, requests: int) -> None:
+        self._requests = requests
+        self.changed: Callable[[Change], None] = print
+
+    def start(self, spec: ReplicaSpec, changed: Callable[[Change], None]) -> Any:
+        self.changed = changed
+        handle = Started(spec, self._requests)
+        changed(Change(spec.name, State.READY, address=handle.address))
+        return handle
+
+
+class ListeningGateway(DeafGateway):
+    """Keeps the slots of each replica that came up."""
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+
+    def replica_up(self, host: str, address: Address, revision: int, slots: int) -> None:
+        self.slots.append(slots)
+
+
+def test_a_replica_that_ran_out_of_memory_comes_back_with_fewer_slots_and_has_them_again_later() -> None:
+    launcher, gateway = StartingLauncher(requests=8), ListeningGateway()
+    replicas = Replicas(launcher, gateway, None)  # type: ignore[arg-type]
+    (one,) = replicas.add(replace(SPEC, streams=8), 1)
+    launcher.changed(Change("a/0.0", State.OOM, "too much"))
+    assert one.last_end == "oom too much"
+    eventually(lambda: gateway.slots == [8, 6])
+    one.ready_since = -FORGIVEN_S
+    eventually(lambda: one.slots == 8)
+    replicas.close(0)
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.OOM])
+def test_what_we_ended_ourselves_is_told_with_our_reason(state: State) -> None:
+    """Also where the kernel ended a neighbour in the same second."""
+    launcher, gateway = StartingLauncher(requests=8), ListeningGateway()
+    replicas = Replicas(launcher, gateway, None)  # type: ignore[arg-type]
+    (one,) = replicas.add(replace(SPEC, streams=8), 1)
+    replicas.lost("a/0.0", "silent for too long")
+    eventually(lambda: one.handle is not None and one.handle.killed)  # type: ignore[attr-defined]
+    launcher.changed(Change("a/0.0", state, "killed by SIGKILL"))
+    assert one.last_end == "ended by us: silent for too long"
+    eventually(lambda: gateway.slots == [8, 8])
+    replicas.close(0)
