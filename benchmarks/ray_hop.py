@@ -42,9 +42,11 @@ class RayHop:
 
     def __init__(self) -> None:
         import ray
+        from ray._private import ray_constants
         from ray.dag import InputNode
 
         self._ray = ray
+        ray_constants.ENABLE_RAY_CLUSTER = False  # or it would listen beyond loopback: docs/decisions/0011-ray.md
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             object_store_memory=512 << 20, configure_logging=False,

@@ -13,9 +13,11 @@ from tests.runtime.test_app import (  # noqa: F401
     test_a_deadline_ends_the_request_everywhere,
     test_a_dropped_output_is_not_waited_for,
     test_admission_is_bounded_and_says_what_is_full,
+    test_an_input_is_given_whole_or_written_live,
     test_an_output_that_is_not_asked_for_is_not_computed,
     test_asyncio_callers_share_the_app,
     test_bad_requests_are_refused_before_they_start,
+    test_both_replicas_serve,
     test_cancelled_requests_leave_no_state,
     test_every_stage_that_was_routed_is_timed,
     test_live_inputs_stream_through,
@@ -54,3 +56,7 @@ def test_a_reader_that_stops_pauses_its_own_request_only() -> None:
 
 def test_arrays_arrive_as_sent() -> None:
     everywhere.test_arrays_arrive_as_sent("ray")
+
+
+def test_status_shows_what_a_node_counts_of_itself_soon_after_it_did() -> None:
+    everywhere.test_status_shows_what_a_node_counts_of_itself_soon_after_it_did("ray")

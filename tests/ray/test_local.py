@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.ray.graphs import asked, where
 from tests.runtime.graphs import launch
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+JOBS = "/api/job_agent/jobs/"
 THREE_WORKERS = {
     **{name: {"with": "thinker"} for name in ("frontend", "audio_encoder", "vision_encoder", "interleaver")},
     "bigvgan": {"with": "codec_dit"},
@@ -52,17 +54,33 @@ def test_nothing_listens_beyond_loopback() -> None:
 
 
 def test_whoever_has_no_token_reads_metrics_and_health_and_nothing_else() -> None:
-    agents = [one for one in psutil.Process().children(recursive=True) if one.name().endswith("Agent")]
-    ports = {one.laddr.port for agent in agents for one in agent.net_connections() if one.status == psutil.CONN_LISTEN}
-    answers = [_get(port, path) for port in ports for path in ("/api/job_agent/jobs/", "/logs", "/metrics")]
+    answers = [_ask(port, path) for port in _agents() for path in (JOBS, "/logs", "/metrics")]
     assert sum(status == 401 for status, _ in answers) >= 4
     assert all(body.startswith("# HELP") for status, body in answers if status == 200)
 
 
-def _get(port: int, path: str) -> tuple[int, str]:
-    """Status and beginning of the body; 0 where the port does not speak HTTP/1."""
+def test_whoever_has_no_token_submits_no_job() -> None:
+    """Whoever has it is told that this is the place to post one."""
+    job = json.dumps({"entrypoint": "true"}).encode()
+    guarded = [port for port in _agents() if _ask(port, JOBS, job)[0] == 401]
+    assert guarded and {_ask(port, JOBS, job, "0" * 64)[0] for port in guarded} == {403}
+    assert ray_cluster._started.folder is not None
+    token = Path(ray_cluster._started.folder.path, "token").read_text()
+    assert 405 in {_ask(port, JOBS, token=token)[0] for port in guarded}
+
+
+def _agents() -> set[int]:
+    """The ports of Ray's agents."""
+    agents = [one for one in psutil.Process().children(recursive=True) if one.name().endswith("Agent")]
+    return {one.laddr.port for agent in agents for one in agent.net_connections() if one.status == psutil.CONN_LISTEN}
+
+
+def _ask(port: int, path: str, body: bytes | None = None, token: str = "") -> tuple[int, str]:
+    """Status and beginning of the answer, to a POST where there is a body; 0 where the port does not speak HTTP/1."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read(20).decode()
     except urllib.error.HTTPError as error:
         return error.code, ""
