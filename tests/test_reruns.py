@@ -37,7 +37,24 @@ def wait_in_vain_and_then_say_why():
         assert False, "exit code None; it said nothing"
 
 
+class Client:
+    def retries(self):
+        return 2
+
+
+def replayed_once_more():
+    client = Client()
+    assert client.retries() == 1
+
+
+def doubled():
+    packets = [1, 1]
+    assert packets == [1]
+
+
 CASES = {
+    "replay": replayed_once_more,
+    "WRONG packets": doubled,
     "wait": lambda: eventually(lambda: False, within_s=0.0),
     "wait, told": wait_in_vain_and_then_say_why,
     "event": lambda: failed(TimeoutError, "r: nothing for 20 s"),
@@ -100,10 +117,10 @@ def runs(folder: Path, suites: dict[str, str]) -> Counter[str]:
 def test_a_wait_in_vain_is_run_again_and_what_is_wrong_is_not(tmp_path: Path) -> None:
     """Also the limit of a test holds again: one that hangs each time comes to its end."""
     ran = runs(tmp_path, {"runtime/test_it.py": SUITE})
-    assert len(ran) == 16
+    assert len(ran) == 18
     once = {name for name in ran if name.startswith(("WRONG", "PASSES"))}
     assert ran == {name: 1 if name in once else 3 for name in ran}, ran
-    assert len(once) == 7
+    assert len(once) == 8
 
 
 def test_pure_tests_and_parity_are_never_run_again(tmp_path: Path) -> None:
