@@ -1,10 +1,11 @@
 """The model's own nodes, each of which gets into the trouble that lies ready for it before its next step.
 
-A file ``STAGE FAULT`` in the folder that OMNI_GRAPH_TEST_TROUBLE names is trouble; whoever takes it, has it.
+A file ``NUMBER STAGE FAULT`` in the folder that OMNI_GRAPH_TEST_TROUBLE names is trouble; whoever takes it, has it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,20 @@ from tests.runtime.speech import FAULTS
 FOLDER = "OMNI_GRAPH_TEST_TROUBLE"
 
 
-def lay(folder: Path, stage: str, fault: str) -> None:
-    """The stage's next step is its last for now."""
-    (folder / f"{stage} {fault}").touch()
+def lay(folder: Path, stage: str, fault: str, times: int = 1) -> None:
+    """For the stage's next step; where that ends its process, for the first steps of the next ones too."""
+    for number in range(times):
+        (folder / f"{number} {stage} {fault}").touch()
+
+
+def laid(stage: str) -> list[Path]:
+    """What lies ready, as far as this process can still look."""
+    try:
+        return sorted(Path(os.environ[FOLDER]).glob(f"* {stage} *"))
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        return []
 
 
 class _Troubled:
@@ -36,9 +48,9 @@ class _Troubled:
     stage: str
 
     def step(self, inbox: Inbox, outbox: Outbox) -> bool:
-        for file in Path(os.environ[FOLDER]).glob(f"{self.stage} *"):
+        for file in laid(self.stage):
             file.unlink()
-            FAULTS[file.name.partition(" ")[2]]()
+            FAULTS[file.name.split(" ", 2)[2]]()
         more: bool = super().step(inbox, outbox)  # type: ignore[misc]
         return more
 
