@@ -17,6 +17,7 @@ from tests.runtime.test_app import (  # noqa: F401
     test_a_deadline_ends_the_request_everywhere,
     test_a_dropped_output_is_not_waited_for,
     test_admission_is_bounded_and_says_what_is_full,
+    test_an_input_is_given_whole_or_written_live,
     test_an_output_that_is_not_asked_for_is_not_computed,
     test_asyncio_callers_share_the_app,
     test_bad_requests_are_refused_before_they_start,
@@ -71,3 +72,8 @@ def test_a_reader_that_stops_pauses_its_own_request_only() -> None:
 @pytest.mark.usefixtures("pinned")
 def test_arrays_arrive_as_sent() -> None:
     everywhere.test_arrays_arrive_as_sent("ray")
+
+
+@pytest.mark.usefixtures("pinned")
+def test_status_shows_what_a_node_counts_of_itself_soon_after_it_did() -> None:
+    everywhere.test_status_shows_what_a_node_counts_of_itself_soon_after_it_did("ray")
