@@ -18,12 +18,7 @@ from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
 DEPLOY = Path(__file__).with_name("two_cores.yaml")
 THREADS = 2  # of what we are held against: both cores
 STAGE_THREADS = 1  # of each of our stages, as in two_cores.yaml
-NO_CACHES = (  # benches ask the same again; an answer from a cache would say nothing
-    "nodes.audio_encoder.config.cache_bytes=0",
-    "nodes.vision_encoder.config.cache_bytes=0",
-    "nodes.thinker.config.prefix_cache=false",
-    "nodes.talker.config.prefix_cache=false",
-)
+NO_CACHES = {"caches": False}  # benches ask the same again; an answer from a cache would say nothing
 CODES_PER_S = 50
 TOKENS_PER_S = 8  # of text, for a second of speech
 SEED = 1
@@ -77,8 +72,8 @@ def speech(prompt: str, seconds: float) -> Ask:
 
 def model_graph(folder: Path, codec_context: str = "low_latency", settings: Sequence[str] = ()) -> Graph:
     """The packaged graph on the checkpoint in ``folder``, its caches off."""
-    parameters = {"checkpoint": str(folder), "codec_context": codec_context}
-    return og.load_graph("qwen2_5_omni", parameters=parameters, settings=(*NO_CACHES, *settings))
+    parameters = {"checkpoint": str(folder), "codec_context": codec_context, **NO_CACHES}
+    return og.load_graph("qwen2_5_omni", parameters=parameters, settings=settings)
 
 
 def launch(

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class AudioEncoder:
     """Mel blocks to embeddings, by transformers' Qwen2_5OmniAudioEncoder. ``max_batch`` blocks share a call.
 
-    ``cache_bytes`` of rows are kept by the content of their block (0: none). A tail too short for a token (1 or 2 frames)
-    sends no packet.
+    ``cache_bytes`` of rows are kept by the content of their block, where there is a ``cache``. A tail too short for a token
+    (1 or 2 frames) sends no packet.
     """
 
     preload = PRELOAD
@@ -39,6 +39,7 @@ class AudioEncoder:
         cache_bytes: int = 64 << 20,
         device: str = "auto",
         dtype: str = "auto",
+        cache: bool = True,
     ) -> None:
         from omni_nodes.qwen2_5_omni.audio_encoder_model import AudioEncoderModel
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
@@ -47,7 +48,7 @@ class AudioEncoder:
         opened = open_checkpoint(checkpoint)
         self._model: AudioEncoderModel = AudioEncoderModel(load_audio_encoder(opened, device, dtype))
         self._max_batch = max_batch
-        self._cache = EmbeddingCache(cache_bytes)
+        self._cache = EmbeddingCache(cache_bytes if cache else 0)
         self._faults: dict[str, RequestError] = {}
 
     def open(self, request: str, params: NoParams) -> None:

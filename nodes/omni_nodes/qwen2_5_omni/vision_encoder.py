@@ -36,7 +36,8 @@ class VisionEncoder:
     """Patches to embeddings, by transformers' Qwen2_5OmniVisionEncoder.
 
     ``max_batch`` requests share a call, of ``max_patches`` in all (1,024 are 448 x 448 pixels, 1.3 TFLOP as published); a
-    larger picture has one to itself. ``cache_bytes`` of rows are kept by the content of their picture (0: none).
+    larger picture has one to itself. ``cache_bytes`` of rows are kept by the content of their picture, where there is a
+    ``cache``.
     """
 
     preload = PRELOAD
@@ -52,6 +53,7 @@ class VisionEncoder:
         cache_bytes: int = 256 << 20,
         device: str = "auto",
         dtype: str = "auto",
+        cache: bool = True,
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.vision_encoder_model import VisionEncoderModel
@@ -63,7 +65,7 @@ class VisionEncoder:
         self._model: VisionEncoderModel = VisionEncoderModel(load_vision_encoder(opened, device, dtype))
         self._max_batch = max_batch
         self._max_patches = max_patches
-        self._cache = EmbeddingCache(cache_bytes)
+        self._cache = EmbeddingCache(cache_bytes if cache else 0)
         self._streams: dict[str, _Stream] = {}
         self._waiting: dict[str, list[Patches]] = {}
 

@@ -15,12 +15,18 @@ from omni_graph.runtime.app import App, Result
 from omni_graph.spec import DeploySpec
 
 OUTPUTS = ("text", "speech", "codes")
+DTYPED = ("audio_encoder", "vision_encoder", "thinker", "talker")  # bfloat16 on a GPU, where nobody says otherwise
+
+
+def in_dtype(dtype: str) -> tuple[str, ...]:
+    """The settings of a graph whose nodes compute in ``dtype``, but for token2wav."""
+    return tuple(f"nodes.{name}.config.dtype={dtype}" for name in DTYPED)
 
 
 def omni_graph_of(folder: Path, codec_context: str = "exact", settings: Sequence[str] = ()) -> Graph:
-    """graphs/qwen2_5_omni.yaml on ``folder``; output ``codes`` is a second reader of talker.codes."""
+    """graphs/qwen2_5_omni.yaml on ``folder``, in float32; output ``codes`` is a second reader of talker.codes."""
     parameters = {"checkpoint": str(folder), "codec_context": codec_context}
-    graph = og.load_graph("qwen2_5_omni", parameters=parameters, settings=settings)
+    graph = og.load_graph("qwen2_5_omni", parameters=parameters, settings=(*in_dtype("float32"), *settings))
     spec = graph.spec.model_copy(update={"outputs": {**graph.spec.outputs, "codes": "talker.codes"}})
     return Graph(spec, graph.folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 torchvision_shim.install()  # before anything here imports transformers, which asks once whether there is a torchvision
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def auto_is_the_cpu() -> Iterator[None]:
+    """What these tests build computes on the CPU, and so in float32, as the oracle does: on a machine with a GPU too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
 
 
 def _reference(folder: Path) -> Reference:

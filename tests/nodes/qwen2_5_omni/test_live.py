@@ -22,7 +22,7 @@ from omni_graph.runtime.async_app import AsyncApp
 from omni_nodes.media.mel import MelStream
 from tests.nodes.qwen2_5_omni.apps import Messages, codes_of, frames, greedy, launch, picture, samples_of, tone
 from tests.nodes.qwen2_5_omni.conversations import audio, image, user, video
-from tests.nodes.qwen2_5_omni.live_requests import LIVE_AUDIO, LIVE_VIDEO, begin, chunks, finish, say, shown
+from tests.nodes.qwen2_5_omni.live_requests import LIVE_AUDIO, LIVE_VIDEO, begin, chunks, finish, in_step, say, shown
 from tests.nodes.qwen2_5_omni.reference import Reference
 from tests.nodes.qwen2_5_omni.test_parity import check_equal
 from tests.runtime.graphs import eventually, held
@@ -171,6 +171,24 @@ def test_the_prompt_is_prefilled_while_the_user_speaks(app: App) -> None:
     assert taken(app, "talker", "thought", request) == 0
     result = finish(app, handle)
     assert dict(result["text"].usage)["prompt.audio"] == 150 and len(codes_of(result)) == CODES
+
+
+def test_video_with_its_sound_is_prefilled_while_it_comes(app: App) -> None:
+    """Two seconds of both tracks close the two before them, whose pictures at least the Thinker then computes."""
+    handle = begin(app, [user("watch", HEARD)], PARAMS)
+    blocks = 0
+    for name, packet in in_step(chunks(tone(6.0), [32_000]), shown(frames(12, 56, 84), 2.0)):
+        before = taken(app, "talker", "prompt", handle.request)
+        handle.write(name, packet)
+        if name == "audio":
+            blocks += 1
+            if blocks > 1:
+                eventually(lambda b=before: taken(app, "talker", "prompt", handle.request) > b, within_s=30)
+    assert blocks == 3
+    assert taken(app, "talker", "thought", handle.request) == 0
+    result = finish(app, handle)
+    usage = dict(result["text"].usage)
+    assert usage["prompt.audio"] == 150 and usage["prompt.video"] > 0 and len(codes_of(result)) == CODES
 
 
 def test_the_answer_needs_only_the_end_of_what_was_begun(app: App) -> None:
