@@ -124,6 +124,7 @@ def test_the_command_above_one_h200_sets_what_is_there() -> None:
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     plan = planned("one_h200", *settings)
     assert {plan.stages[name].config["max_batch"] for name in ("thinker", "talker")} == {plan.deploy.max_requests}
+    assert all(plan.stages[name].config["compile"] is True for name in ("talker", "codec_dit"))
 
 
 ON_ONE_GPU = """

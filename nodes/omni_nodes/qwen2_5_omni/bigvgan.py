@@ -31,7 +31,7 @@ class BigVGAN:
     """Mel to sound (transformers' Qwen2_5OmniToken2WavBigVGANModel).
 
     ``max_frames`` of chunks share a call, context included (None: 200 on a CPU, 1,600 elsewhere); a longer chunk has one
-    to itself.
+    to itself. ``dtype``: what its layers compute in; mel and sound are float32 always.
     """
 
     preload = PRELOAD
@@ -39,17 +39,21 @@ class BigVGAN:
     mel = In(Mel)
     audio = Out(AudioChunk)
 
-    def __init__(self, checkpoint: str, max_frames: int | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, checkpoint: str, max_frames: int | None = None, device: str = "auto", dtype: str = "float32"
+    ) -> None:
         from omni_nodes.qwen2_5_omni.bigvgan_model import SAMPLE_RATE, BigVGANModel
         from omni_nodes.qwen2_5_omni.bigvgan_schedule import MelTape
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
-        from omni_nodes.qwen2_5_omni.weights import load_bigvgan, resolve_device
+        from omni_nodes.qwen2_5_omni.weights import load_bigvgan, resolve_device, resolve_dtype
 
+        place = resolve_device(device)
+        numbers = resolve_dtype(dtype, place)
         if max_frames is None:
-            max_frames = CPU_FRAMES if resolve_device(device).type == "cpu" else GPU_FRAMES
+            max_frames = CPU_FRAMES if place.type == "cpu" else GPU_FRAMES
         if max_frames < 1:
             raise NodeError(f"max_frames is {max_frames}; allowed: 1 and more")
-        self._model: BigVGANModel = BigVGANModel(load_bigvgan(open_checkpoint(checkpoint), device))
+        self._model: BigVGANModel = BigVGANModel(load_bigvgan(open_checkpoint(checkpoint), device), numbers)
         self._new_tape: type[MelTape] = MelTape
         self._sample_rate = SAMPLE_RATE
         self._max_frames = max_frames

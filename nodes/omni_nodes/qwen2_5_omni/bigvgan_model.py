@@ -16,11 +16,15 @@ SAMPLE_RATE = 24_000
 
 
 class BigVGANModel:
-    """The vocoder of one checkpoint, whose activations it replaces in place. Stateless."""
+    """The vocoder of one checkpoint, whose activations it replaces in place. Stateless.
 
-    def __init__(self, vocoder: reference.Qwen2_5OmniToken2WavBigVGANModel) -> None:
-        self._vocoder = vocoder.eval()
+    Its layers compute in ``dtype``; what it makes of the mel before the first of them, and the sound, are float32.
+    """
+
+    def __init__(self, vocoder: reference.Qwen2_5OmniToken2WavBigVGANModel, dtype: torch.dtype = torch.float32) -> None:
+        self._vocoder = vocoder.to(dtype).eval()  # type: ignore[arg-type]
         replace_activations(vocoder)
+        vocoder.conv_pre.register_forward_pre_hook(lambda _, args: args[0].to(dtype))
         self._device = vocoder.conv_pre.weight.device
         self.samples_per_frame = math.prod(vocoder.config.upsample_rates)
 
@@ -29,4 +33,4 @@ class BigVGANModel:
         """Mels of one shape (n, bins) float32 to sound (len(mels), n * samples_per_frame) float32 within -1..1."""
         batch = torch.from_numpy(np.stack(mels)).to(self._device)
         sound: torch.Tensor = self._vocoder(batch.transpose(1, 2))
-        return sound.reshape(len(mels), -1).numpy()
+        return sound.float().reshape(len(mels), -1).numpy()

@@ -8,39 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omni_graph.errors import Code, NodeError, RequestError
 from omni_graph.node import In, Inbox, Out, Outbox
-from omni_graph.payload import Array
 from omni_nodes.payloads import Codes, Mel
 from omni_nodes.playback import MEL_RATE, Playback
 from omni_nodes.preload import PRELOAD
 from omni_nodes.qwen2_5_omni.dit_schedule import CodecTape, Schedule, Window
+from omni_nodes.qwen2_5_omni.mel_packets import packets
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from omni_nodes.qwen2_5_omni.codec_dit_model import CodecDiTModel, WindowSolve
     from omni_nodes.qwen2_5_omni.flow_matching import Noise
 
-PACKET_FRAMES = 144
 CPU_BLOCKS = 4  # on a CPU an evaluation takes as long as its blocks: first windows share one, steady ones none
 GPU_BLOCKS = 72
-
-
-def packets(mel: np.ndarray, final: int, repeats: int, lookahead: bool) -> Iterator[Mel]:
-    """The packets of one window: its ``final`` first rows of ``mel`` (frames, bins), at most PACKET_FRAMES in each.
-
-    With ``lookahead`` the first packet carries the rows after it, as many again, as context.
-    """
-    size = PACKET_FRAMES - PACKET_FRAMES % repeats
-    for start in range(0, final, size):
-        end = min(start + size, final)
-        ahead = mel[end : end + size] if lookahead and start == 0 else mel[:0]
-        yield Mel(Array.of(mel[start:end]), Array.of(ahead), (end - start) // repeats)
 
 
 @dataclass(slots=True)
@@ -70,8 +54,8 @@ class CodecDiT:
     each side) and ``low_latency`` (2 back, 1 ahead) while they arrive. ``first_call_lookahead``: the first packet also
     carries the mel after it, as context for the first sound (on in ``low_latency`` unless said). ``max_blocks`` attention
     blocks of windows share an evaluation (None: 4 on a CPU, 72 elsewhere); a longer window has one to itself.
-    ``compile``: its layers by torch.compile (see omni_nodes.compiled), for a GPU; windows have few lengths, but for the
-    last ones of each answer.
+    ``compile``: its layers by torch.compile (see omni_nodes.compiled), for a GPU; for any number of windows of any length.
+    ``dtype``: what its layers compute in; noise, trajectory and mel are float32 always.
     """
 
     preload = PRELOAD
@@ -93,18 +77,21 @@ class CodecDiT:
         max_blocks: int | None = None,
         compile: bool = False,
         device: str = "auto",
+        dtype: str = "float32",
     ) -> None:
         from omni_nodes.qwen2_5_omni.checkpoint import open_checkpoint
         from omni_nodes.qwen2_5_omni.codec_dit_model import CodecDiTModel
-        from omni_nodes.qwen2_5_omni.weights import load_codec_dit, load_speakers, resolve_device
+        from omni_nodes.qwen2_5_omni.weights import load_codec_dit, load_speakers, resolve_device, resolve_dtype
 
+        place = resolve_device(device)
+        numbers = resolve_dtype(dtype, place)
         if max_blocks is None:
-            max_blocks = CPU_BLOCKS if resolve_device(device).type == "cpu" else GPU_BLOCKS
+            max_blocks = CPU_BLOCKS if place.type == "cpu" else GPU_BLOCKS
         if max_blocks < 1:
             raise NodeError(f"max_blocks is {max_blocks}; allowed: 1 and more")
         opened = open_checkpoint(checkpoint)
         self._model: CodecDiTModel = CodecDiTModel(
-            load_codec_dit(opened, device), load_speakers(opened), compiled=compile
+            load_codec_dit(opened, device), load_speakers(opened), numbers, compiled=compile
         )
         self._schedule = Schedule(codec_context, self._model.block_frames, self._model.repeats)
         self._lookahead = codec_context == "low_latency" if first_call_lookahead is None else first_call_lookahead

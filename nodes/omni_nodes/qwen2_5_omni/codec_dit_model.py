@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
-from omni_nodes.compiled import compile_function
+from omni_nodes.compiled import MANY, compile_function, warm_up
 from omni_nodes.linears import fuse_gelu, pack_linears
 from omni_nodes.qwen2_5_omni.block_attention import Layout, Neighbours, Reach, attend, lay_out
 from omni_nodes.qwen2_5_omni.flow_matching import Noise, Trajectory, evaluation_times
@@ -66,11 +67,17 @@ class WindowSolve:
 class CodecDiTModel:
     """The DiT of one checkpoint and the voices it speaks with. Stateless between calls, but for the last layout.
 
-    The module is its own from then on: on a CPU its linear layers are packed in place (omni_nodes.linears).
+    The float32 module is its own from then on: its layers compute in ``dtype``, while noise, trajectory and guidance stay
+    float32. They are ``compiled``, or their linear layers are packed in place on a CPU (omni_nodes.linears).
     """
 
     def __init__(
-        self, dit: reference.Qwen2_5OmniToken2WavDiTModel, voices: Mapping[str, Voice], *, compiled: bool = False
+        self,
+        dit: reference.Qwen2_5OmniToken2WavDiTModel,
+        voices: Mapping[str, Voice],
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> None:
         self._dit = dit.eval()
         self._run_layer = compile_function(_layer) if compiled else _layer
@@ -81,19 +88,31 @@ class CodecDiTModel:
         self.code_count: int = dit.text_embed.codec_embed.num_embeddings
         weight = dit.input_embed.proj.weight.clone()
         sizes = (dit.mel_dim, dit.config.enc_dim, dit.config.emb_dim, dit.config.enc_emb_dim)
-        self._mel_weight, self._ecapa_weight, self._code_weight, self._speaker_weight = weight.split(sizes, dim=1)
+        mel_weight, self._ecapa_weight, code_weight, self._speaker_weight = weight.split(sizes, dim=1)
+        self._dtype, self._mel_weight, self._code_weight = dtype, mel_weight.to(dtype), code_weight.to(dtype)
         self._reaches: list[Reach] = [(b.look_backward_block, b.look_ahead_block) for b in dit.transformer_blocks]
         self._layout: Layout | None = None
         with torch.inference_mode():
-            time = dit.time_embed(evaluation_times().to(self._device))
-            self._modulations = [block.attn_norm.linear(functional.silu(time)) for block in dit.transformer_blocks]
-            self._last_modulation = dit.norm_out.linear(functional.silu(time))
-            self._speakers = {name: self._speaker_terms(voice) for name, voice in voices.items()}
+            time = functional.silu(dit.time_embed(evaluation_times().to(self._device)))
+            self._modulations = [block.attn_norm.linear(time).to(dtype) for block in dit.transformer_blocks]
+            self._last_modulation = dit.norm_out.linear(time).to(dtype)
+            self._speakers = {name: self._speaker_terms(voice).to(dtype) for name, voice in voices.items()}
         self._forget_what_the_tables_hold()
-        if not compiled:
+        for parameter in dit.parameters():
+            parameter.data = parameter.data.to(dtype)
+        if compiled:
+            warm_up(self._one_window, product(MANY, (True, False)))
+        else:
             for block in dit.transformer_blocks:
                 fuse_gelu(block.ff.ff)
             pack_linears(dit)
+
+    def _one_window(self, kind: tuple[int, bool]) -> None:
+        """One evaluation of a window of so many blocks; ``full``: the last one is, so that a layer that sees each block by
+        itself needs no mask."""
+        blocks, full = kind
+        codes = [0] * (blocks * self.block_frames // self.repeats - (not full))
+        self.evaluate([self.start(self.voices[0], codes, self.noise(0).frames(0, len(codes) * self.repeats))])
 
     def _forget_what_the_tables_hold(self) -> None:
         """The modulations' weights, two fifths of the published DiT's, ECAPA and the input's: nothing runs them again."""
@@ -130,16 +149,15 @@ class CodecDiTModel:
             window.trajectory.advance(blocks.flatten(0, 1)[: window.frames])
 
     def _velocity(self, windows: Sequence[WindowSolve], layout: Layout) -> torch.Tensor:
-        """(N, B, M): classifier-free guidance over both halves, stacked on the axis of blocks."""
+        """(N, B, M) float32: classifier-free guidance over both halves, stacked on the axis of blocks."""
         output = self._transform(self._input(windows), self._times(windows, layout), layout)
-        guided, unguided = output.chunk(2)
+        guided, unguided = output.float().chunk(2)
         return guided + (guided - unguided) * GUIDANCE
 
     def _input(self, windows: Sequence[WindowSolve]) -> torch.Tensor:
         """DiTInputEmbedding of both halves (2N, B, D)."""
-        projected = functional.linear(
-            torch.cat([self._blocks(window.trajectory.point()) for window in windows]), self._mel_weight
-        )
+        mel = torch.cat([self._blocks(window.trajectory.point()) for window in windows]).to(self._dtype)
+        projected = functional.linear(mel, self._mel_weight)
         guided = torch.cat([window.guided for window in windows])
         unguided = torch.cat([window.unguided.expand(len(window.guided), 1, -1) for window in windows])
         return torch.cat((projected + guided, projected + unguided))
@@ -158,7 +176,7 @@ class CodecDiTModel:
         return velocity
 
     def _speaker_terms(self, voice: Voice) -> torch.Tensor:
-        """(2, D): what the speaker, and below it the silent one, adds to every frame's projected input.
+        """(2, D) float32: what the speaker, and below it the silent one, adds to every frame's projected input.
 
         ECAPA runs once, over the reference mel and zeros, as the two rows of transformers' guidance batch.
         """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from omni_graph.errors import Code, RequestError
+from omni_nodes.compiled import MANY, warm_up
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
 from omni_nodes.engine.prefix import state_identity
 from omni_nodes.engine.sampler import Sampler, draw
@@ -77,6 +78,17 @@ class TalkerModel:
         rows = embedding_rows(checkpoint, text).to(self._device, self._dtype)
         self._text_end, self._text_pad = rows[0:1], rows[1:2]
         self._speaker_rows = {name: row[None] for name, row in zip(names, rows[2:])}
+        if compiled:
+            warm_up(self._compute, (1, *MANY))
+
+    @torch.inference_mode()
+    def _compute(self, rows: int) -> None:
+        """So many rows of nobody's: a step, or several where the limits say so."""
+        self._engine.open("")
+        self._feed_reply("", self._embedded(0).expand(rows, -1), 0)
+        while self._engine.waiting(""):
+            self._engine.run(self._engine.plan({"": rows}).grants)
+        self._engine.close("")
 
     def speech_left(self, prompt: int) -> int:
         """How many codes fit behind a prompt of so many rows; below 1: none."""

@@ -35,6 +35,8 @@ TALKER = "talker."
 CODEC_DIT = "token2wav.code2wav_dit_model."
 BIGVGAN = "token2wav.code2wav_bigvgan_model."
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 Device = torch.device | str  # "auto": CUDA where there is one, else the CPU
 P = TypeVar("P", bound=PreTrainedModel)
 M = TypeVar("M", bound=nn.Module)
@@ -77,9 +79,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype that ``dtype`` names; ``auto`` is float32 on a CPU and bfloat16, as published, elsewhere."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise NodeError(f"dtype is {dtype!r}; allowed: auto, float32, bfloat16, float16")
+    if dtype not in DTYPES:
+        raise NodeError(f"dtype is {dtype!r}; allowed: auto, {', '.join(DTYPES)}")
+    found: torch.dtype = getattr(torch, dtype)
     return found
 
 
@@ -128,13 +130,13 @@ def load_talker(checkpoint: Checkpoint, device: Device = "cpu", dtype: str = "fl
 
 
 def load_codec_dit(checkpoint: Checkpoint, device: Device = "cpu") -> modeling.Qwen2_5OmniToken2WavDiTModel:
-    """The codec's DiT, always float32 (transformers forces token2wav to it)."""
+    """The codec's DiT, in float32: transformers forces token2wav to it."""
     model = _on_meta(modeling.Qwen2_5OmniToken2WavDiTModel, config_of(checkpoint).token2wav_config.dit_config)
     return _fill(model, checkpoint, CODEC_DIT, device, "float32")
 
 
 def load_bigvgan(checkpoint: Checkpoint, device: Device = "cpu") -> modeling.Qwen2_5OmniToken2WavBigVGANModel:
-    """The vocoder, always float32."""
+    """The vocoder, in float32 too."""
     model = _on_meta(modeling.Qwen2_5OmniToken2WavBigVGANModel, config_of(checkpoint).token2wav_config.bigvgan_config)
     return _fill(model, checkpoint, BIGVGAN, device, "float32")
 

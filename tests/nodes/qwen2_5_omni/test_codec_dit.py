@@ -20,9 +20,10 @@ from omni_graph.payload import Array
 from omni_graph.testing import NodeRun, run_node
 from omni_nodes.payloads import Codes, Mel
 from omni_nodes.playback import Playback
-from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT, packets
+from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT
 from omni_nodes.qwen2_5_omni.codec_dit_model import CodecDiTModel, WindowSolve
 from omni_nodes.qwen2_5_omni.dit_schedule import CodecTape
+from omni_nodes.qwen2_5_omni.mel_packets import packets
 from tests.nodes.qwen2_5_omni.token2wav_reference import Token2WavReference, snr_db
 
 LENGTHS = (1, 11, 12, 13, 24, 25, 103)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from torch import nn
 
 from omni_graph.errors import NodeError
 from omni_nodes.qwen2_5_omni import weights
+from omni_nodes.qwen2_5_omni.bigvgan import BigVGAN
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 Tensors = dict[str, torch.Tensor]
@@ -232,7 +235,13 @@ def test_the_dtype_is_the_devices_unless_it_is_said(dtype: str, device: str, exp
     assert weights.resolve_dtype(dtype, torch.device(device)) is expected
 
 
-@pytest.mark.parametrize("dtype", ["float31", "nn", "int64", ""])
+@pytest.mark.parametrize("node", [CodecDiT, BigVGAN])
+def test_token2wav_is_float32_on_a_gpu_too(node: type) -> None:
+    default = inspect.signature(node).parameters["dtype"].default
+    assert weights.resolve_dtype(default, torch.device("cuda")) is torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float31", "nn", "int64", "float64", "float8_e4m3fn", ""])
 def test_an_unknown_dtype_is_named_with_those_there_are(dtype: str) -> None:
-    with pytest.raises(NodeError, match=rf"dtype is '{dtype}'; allowed: auto, float32"):
+    with pytest.raises(NodeError, match=rf"dtype is '{dtype}'; allowed: auto, float32, bfloat16, float16$"):
         weights.resolve_dtype(dtype, torch.device("cpu"))
