@@ -14,17 +14,17 @@ from omni_graph.runtime.memory import CGROUPS
 from tests.runtime.graphs import eventually
 
 GROUP_BYTES = 512 << 20
+SECOND = (CGROUPS / "cgroup.controllers").exists()
+LIMIT = "memory.max" if SECOND else "memory.limit_in_bytes"
 
 
 @pytest.fixture
 def little_memory() -> Iterator[Path]:
     """A replica that is confined to it gets no more than GROUP_BYTES of new memory."""
-    second = (CGROUPS / "cgroup.controllers").exists()
-    limit = "memory.max" if second else "memory.limit_in_bytes"
-    group = (CGROUPS if second else CGROUPS / "memory") / f"omni-graph-{os.getpid()}"
+    group = (CGROUPS if SECOND else CGROUPS / "memory") / f"omni-graph-{os.getpid()}"
     try:
         group.mkdir()
-        (group / limit).write_text(str(GROUP_BYTES))
+        (group / LIMIT).write_text(str(GROUP_BYTES))
     except OSError as error:
         if group.exists():
             group.rmdir()
@@ -39,3 +39,9 @@ def confine(app: App, replica: Mapping[str, Any], group: Path) -> None:
     (group / "cgroup.procs").write_text(str(replica["pid"]))
     handle: Any = app._deployment.handles[replica["id"]]
     eventually(lambda: bool(handle._oom_kills._looks[-1][0].parent == group))
+
+
+def starve(pid: int, group: Path) -> None:
+    """Into the group, in which there is no new memory at all."""
+    (group / LIMIT).write_text("0")
+    (group / "cgroup.procs").write_text(str(pid))

@@ -22,9 +22,11 @@ WAIT_S = 60.0
 class Background:
     """A command under way. ``err`` is what it has said so far; ``left`` what it leaves behind."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, tmp: Path | None = None) -> None:
+        """``tmp``: a temporary folder of the caller's."""
         self.folder = folder
-        self.tmp = Path(tempfile.mkdtemp(prefix="og"))  # short: a socket's path holds 107 bytes
+        self._own_tmp = tmp is None
+        self.tmp = tmp or Path(tempfile.mkdtemp(prefix="og"))  # short: a socket's path holds 107 bytes
         self.err = ""
         program = "import sys; sys.argv[0] = 'omni-graph'; from omni_graph.cli.main import main; main()"
         self.process = subprocess.Popen(
@@ -49,7 +51,8 @@ class Background:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(WAIT_S)
-        shutil.rmtree(self.tmp)
+        if self._own_tmp:
+            shutil.rmtree(self.tmp)
 
     def read(self, count: int) -> bytes:
         """So much of its stdout; less where it ended."""

@@ -13,9 +13,10 @@ import psutil
 
 import omni_graph as og
 from omni_graph.graph import Graph
+from omni_graph.load import load_graph
 from omni_graph.payload import TextDelta
 from omni_graph.runtime.app import App, Handle
-from omni_graph.spec import DeploySpec, GraphSpec
+from omni_graph.spec import DeploySpec
 from tests.runtime.graphs import HERE, eventually, held
 from tests.runtime.speech import TOKENS_A_WORD, speech_of
 
@@ -25,23 +26,12 @@ MAX_STEP_S = 0.6
 OUTPUTS = ["text", "speech"]
 WORDS = ("how ", "are ", "you ", "then")
 READ_S = 60.0
-FILE = "./speech.py:"
+SPEAKING = HERE / "speaking.yaml"
 
 
 def speaking() -> Graph:
     """words -> encoder -> generator -> vocoder -> speech, and the generator's text."""
-    nodes = {
-        "encoder": {"uses": f"{FILE}Encoder", "inputs": {"text": "words"}},
-        "generator": {"uses": f"{FILE}Generator", "inputs": {"words": "encoder.out"}},
-        "vocoder": {"uses": f"{FILE}Vocoder", "inputs": {"codes": "generator.codes"}},
-    }
-    made = {
-        "graph": "speaking",
-        "inputs": {"words": "TextDelta"},
-        "outputs": {"text": "generator.text", "speech": "vocoder.audio"},
-        "nodes": nodes,
-    }
-    return Graph(GraphSpec.model_validate(made), HERE)
+    return load_graph(SPEAKING)
 
 
 def launch_speaking(launcher: str = "processes", **deploy: Any) -> App:

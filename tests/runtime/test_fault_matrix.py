@@ -1,14 +1,15 @@
 """The fault matrix: every fault in every stage of a speaking toy, at three moments, and the same epilogue after each.
 
 Nothing is left anywhere, and the next 20 requests succeed. One moment of each cell runs in ``make test``, all in
-``make test-slow``. Elsewhere: no files left, no memory left, callers that do not read, too many callers, replacements and
-scaling in test_fault_matrix_processes.py; the process of the Gateway stopped in test_frozen_holder.py, killed in
-test_faults.py; Ray's head killed or frozen in tests/ray/test_head.py, cut off in tests/ray/test_two_hosts_head.py; cuts
-between hosts, both ways, one way and with a death behind them, in tests/ray/test_two_hosts.py and
-tests/links/test_network.py, which need namespaces; a slow or sliced wire in tests/links/test_slow_wire.py; one name twice,
-and a peer that comes again, in tests/links/test_attack.py; the model in tests/nodes/qwen2_5_omni/test_recovery.py and
-test_trouble.py. What comes in another order, late, or to a replica that was taken for dead and talks on is simulated
-(tests/core/simulation.py); a clock that steps changes nothing, because only monotonic clocks are read.
+``make test-slow``. Elsewhere: no files left, no memory left, replacements and scaling in test_fault_matrix_processes.py;
+callers that do not read, and too many callers, in test_fault_matrix_callers.py; the process of the Gateway stopped in
+test_frozen_holder.py, killed in tests/cli/test_holder_killed.py; Ray's head killed or frozen in tests/ray/test_head.py, cut
+off in tests/ray/test_two_hosts_head.py; cuts between hosts, both ways, one way and with a death behind them, in
+tests/ray/test_two_hosts.py and tests/links/test_network.py, which need namespaces; a slow or sliced wire in
+tests/links/test_slow_wire.py; one name twice, a peer that comes again, and messages of too many parts in
+tests/links/test_attack.py; the model in tests/nodes/qwen2_5_omni/test_recovery.py and test_trouble.py. What comes in another
+order, late, or to a replica that was taken for dead and talks on is simulated (tests/core/simulation.py); a clock that steps
+changes nothing, because only monotonic clocks are read.
 """
 
 from __future__ import annotations
@@ -183,18 +184,19 @@ def test_a_process_that_was_stopped_is_not_heard_again(deployments: Deployments)
         epilogue(app)
 
 
-def test_a_thread_that_was_stuck_is_not_heard_when_it_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["encoder", "generator"])
+def test_a_thread_that_was_stuck_is_not_heard_when_it_goes_on(stage: str, tmp_path: Path) -> None:
     """A thread cannot be killed: it wakes after its request was replayed, says what it has to say, and ends."""
     gate = tmp_path / "gate"
     arms = tmp_path / "arms"
     arms.mkdir()
-    stages = {"generator": {"max_step_s": MAX_STEP_S}}
+    stages = {stage: {"max_step_s": MAX_STEP_S}}
     with launch_speaking("threads", stages=stages) as app:
-        client = Client.open(app, {"generator": {"fault": f"wait {gate}", "arms": str(arms)}})
+        client = Client.open(app, {stage: {"fault": f"wait {gate}", "arms": str(arms)}})
         client.say(WORDS[0])
         client.hear_answer()
         arm(arms, 1)
-        old = app._deployment.handles["generator/0.0"]
+        old = app._deployment.handles[f"{stage}/0.0"]
         client.say(WORDS[1])
         client.hear_answer()
         gate.touch()

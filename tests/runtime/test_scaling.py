@@ -1,4 +1,7 @@
-"""A deployment that is changed under load: no request fails or is doubled, sessions stay, what fails changes nothing."""
+"""A deployment that is changed under load: no request fails or is doubled, sessions stay, what fails changes nothing.
+
+Replacements: test_replace.py.
+"""
 
 from __future__ import annotations
 
@@ -262,46 +265,6 @@ def refused(app: App) -> bool:
         assert error.code == "closed"
         return True
     return False
-
-
-# ---- replace
-
-
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_new_revision_serves_new_requests_and_the_old_one_finishes_its_own(launcher: str) -> None:
-    with launch(tagged(), launcher) as app:
-        handle, old = begun(app)
-        with meanwhile(lambda: app.replace("a", {"tag": "new"})):
-            eventually(lambda: "draining" in [one["state"] for one in app.status()["stages"]["a"]["replicas"]])
-            assert who(app).startswith("new:")
-            assert say(handle, "who?") == old
-            finish(handle)
-        assert [(one["id"], one["revision"]) for one in app.status()["stages"]["a"]["replicas"]] == [("a/1.0", 1)]
-        app.scale("a", 2)
-        assert {one["revision"] for one in app.status()["stages"]["a"]["replicas"]} == {1}
-
-
-def test_an_answer_is_not_finished_by_a_revision_that_did_not_begin_it() -> None:
-    with launch(tagged(), "threads") as app:
-        handle, _ = begun(app)
-        waiting = app.open(outputs=["half"])
-        app.replace("a", {"tag": "new"}, drain_timeout_s=0)
-        with pytest.raises(og.RequestError) as error:
-            handle.next(timeout=20)
-        assert error.value.code == "unavailable" and "revision 0, on which the answer began" in error.value.message
-        assert say(waiting, "who?").startswith("new")
-        finish(waiting)
-
-
-def test_a_revision_that_cannot_start_leaves_the_old_one(tmp_path: Path) -> None:
-    with launch(tagged(), "threads", stages={"a": {"replicas": 2}}) as app:
-        with pytest.raises(
-            og.LaunchError, match=r"0 of 2 replicas of a were replaced; the others stay: a/2\.0 could not start"
-        ):
-            app.replace("a", {"tag": "new", "refuse_if": str(tmp_path)})
-        assert replicas(app) == ["a/0.0", "a/1.0"] and who(app).startswith("old")
-        app.replace("a", {"tag": "newer"})
-        assert replicas(app) == ["a/3.0", "a/4.0"] and who(app).startswith("newer")
 
 
 # ---- sessions

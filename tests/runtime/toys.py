@@ -90,6 +90,17 @@ class Tagged(Echo):
         return self._name if text == "who?" else super()._answer(request, text)
 
 
+class Weighted(Echo):
+    """Answers ``who?`` with what its file of weights held when it was loaded."""
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self._weights = Path(weights).read_text()
+
+    def _answer(self, request: str, text: str) -> str:
+        return self._weights if text == "who?" else super()._answer(request, text)
+
+
 class Flood:
     """For every packet, ``count`` blobs of ``size`` bytes: more than any buffer holds."""
 
