@@ -68,25 +68,34 @@ def check_equal(result: Any, expected: Answer) -> None:
 
 
 @pytest.fixture(scope="module")
-def exact(tiny_folder: Path) -> Iterator[App]:
-    with launch(tiny_folder) as app:
+def launched() -> Callable[[Path], App]:
+    """The graph running on a checkpoint; elsewhere these tests run with another."""
+    return launch
+
+
+@pytest.fixture(scope="module")
+def exact(launched: Callable[[Path], App], tiny_folder: Path) -> Iterator[App]:
+    with launched(tiny_folder) as app:
         yield app
 
 
 @pytest.fixture(scope="module")
 def other(
-    request: pytest.FixtureRequest, built: Callable[[str, int], Path], odd_folder: Path
+    request: pytest.FixtureRequest,
+    launched: Callable[[Path], App],
+    built: Callable[[str, int], Path],
+    odd_folder: Path,
 ) -> Iterator[tuple[App, Reference]]:
     """The checkpoint of another shape and seed, in our graph and in transformers."""
     folder = built(*request.param)
     reference = request.getfixturevalue("odd_reference") if folder == odd_folder else Reference(folder)
-    with launch(folder) as app:
+    with launched(folder) as app:
         yield app, reference
 
 
 @pytest.fixture(scope="module")
-def stopping(stopping_folder: Path) -> Iterator[App]:
-    with launch(stopping_folder) as app:
+def stopping(launched: Callable[[Path], App], stopping_folder: Path) -> Iterator[App]:
+    with launched(stopping_folder) as app:
         yield app
 
 
@@ -141,11 +150,13 @@ def speechless_folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_answer_of_no_code_is_complete_and_silent(speechless_folder: Path, exact: App) -> None:
+def test_an_answer_of_no_code_is_complete_and_silent(
+    speechless_folder: Path, exact: App, launched: Callable[[Path], App]
+) -> None:
     """transformers crashes here; the text is that of the same Thinker when the Talker speaks."""
     messages, params = CASES["audio"], greedy(TOKENS, CODES)
     spoken = exact.run({"conversation": messages}, params=params, seed=SEED)
-    with launch(speechless_folder) as app:
+    with launched(speechless_folder) as app:
         result = app.run({"conversation": messages}, params=params, seed=SEED)
         completed = app.status()["requests"]["completed"]
     assert len(codes_of(spoken)) == CODES
