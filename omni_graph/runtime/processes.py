@@ -67,7 +67,7 @@ class ProcessHandle:
                 self._on_line(json.loads(pipe.recv_bytes(maxlength=1 << 20)))
         except (EOFError, OSError):
             pass
-        self._process.join()
+        self._process.join()  # here alone: of two threads that ask how it ended, one is told 255
         self._remove_socket()
         if self.state not in ENDED:
             killed = self._process.exitcode == -signal.SIGKILL and self.state is not State.STUCK
@@ -98,13 +98,13 @@ class ProcessHandle:
         self._changed(Change(self.spec.name, state, detail, self.address))
 
     def stop(self, grace_s: float) -> None:
-        if self._process.is_alive():
+        if self._reader.is_alive():
             self._process.terminate()
-        self._process.join(grace_s)
+        self._reader.join(grace_s)
         self.kill()
 
     def kill(self) -> None:
-        if self._process.is_alive():
+        if self._reader.is_alive():
             self._process.kill()
         self._reader.join(5.0)
 

@@ -23,6 +23,7 @@ from omni_graph.supervision import Supervision, slots_after_oom
 
 log = logging.getLogger("omni_graph.supervisor")
 WATCH_S = 0.1
+DYING_S = 0.2  # a process whose link has ended may be ending by itself: so long it may take to be seen
 STOP_GRACE_S = 5.0
 CLOSED = "the deployment is closed"
 OnChange = Callable[[Change], None]
@@ -47,7 +48,7 @@ class Replicas:
         self._lock = threading.RLock()
         self._changed_state = threading.Condition(self._lock)
         self._closed = threading.Event()
-        self._lost: deque[tuple[str, str]] = deque()
+        self._lost: deque[tuple[float, str, str]] = deque()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._watcher.start()
 
@@ -186,8 +187,9 @@ class Replicas:
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_S):
             now = time.monotonic()
-            while self._lost:
-                self._end_lost(*self._lost.popleft())
+            while self._lost and now - self._lost[0][0] > DYING_S:
+                _, name, reason = self._lost.popleft()
+                self._end_lost(name, reason)
             for replica in self:
                 self._look_at(replica, now)
 
@@ -225,7 +227,7 @@ class Replicas:
 
     def lost(self, name: str, reason: str) -> None:
         """The Gateway has lost its control link to a replica: dead or frozen, it is to end for good. Never blocks."""
-        self._lost.append((name, reason))
+        self._lost.append((time.monotonic(), name, reason))
 
     def _end_lost(self, name: str, reason: str) -> None:
         for replica in self:
@@ -241,16 +243,22 @@ class Replicas:
 
     # ---- taking away
 
-    def remove(self, replica: Replica, drain_s: float) -> None:
-        """Drain a replica and end it: it gets no new requests, and up to ``drain_s`` seconds for those it has; what it still
-        has then is replayed elsewhere."""
+    def retire(self, replica: Replica) -> Handle | None:
+        """It gets no new requests and does not come back. Idempotent."""
         with self._lock:
             replica.going = True
             handle = replica.handle
             self._tell_hope(replica.host)
         if handle is not None:
+            self._gateway.call(lambda core, now: core.drain(handle.spec.name))
+        return handle
+
+    def remove(self, replica: Replica, drain_s: float) -> None:
+        """Retire a replica and end it: it has up to ``drain_s`` seconds for the requests it has; what it still has then is
+        replayed elsewhere."""
+        handle = self.retire(replica)
+        if handle is not None:
             name = handle.spec.name
-            self._gateway.call(lambda core, now: core.drain(name))
             self._wait_idle(name, drain_s)
             why = f"{name} was drained and still at work after {drain_s:g} s"
             self._gateway.call(lambda core, now: core.replica_down(name, Code.DRAINED, why, now))

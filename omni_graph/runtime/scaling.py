@@ -144,10 +144,12 @@ class Scaling:
             raise
 
     def _take_away(self, replicas: Sequence[Replica], drain_timeout_s: float | None) -> None:
-        """Side by side, the newest first: they have the same time to finish."""
+        """Side by side, the newest first: they have the same time to finish, and none takes over what another leaves."""
         if not replicas:
             return
         drain_s = self._drain_s(drain_timeout_s)
+        for one in replicas:
+            self._replicas.retire(one)
         with ThreadPoolExecutor(len(replicas), thread_name_prefix="drain") as pool:
             for done in [pool.submit(self._replicas.remove, one, drain_s) for one in reversed(replicas)]:
                 done.result()

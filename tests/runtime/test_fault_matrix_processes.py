@@ -1,43 +1,33 @@
-"""More of the fault matrix: processes that have no files or no memory left, callers that do not read, too many callers, and
-stages that are changed while a request is in them."""
+"""More of the fault matrix: processes that have no files or no memory left; stages that change with a request in them."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-import omni_graph as og
 from omni_graph.runtime.app import App
 from tests.files import few_files
 from tests.memory import confine
 from tests.memory import little_memory as little_memory  # a fixture
 from tests.runtime.fault_matrix import (
     MOMENTS,
-    READ_S,
     STAGES,
     WORDS,
     Client,
     Deployments,
     arm,
     epilogue,
-    replicas,
     whole_answer,
 )
-from tests.runtime.graphs import eventually, flood, held, launch, words
+from tests.runtime.graphs import eventually
 
-STALLED_S, LONG_S = 4.0, 60.0
-PLACES = 4
-BLOB_BYTES, OUTPUT_BYTES = 65536, 1 << 20
-GROWN_BYTES = 16 << 20  # the allocator's own
+LONG_S = 60.0
 
 
 def cells(first: int = 0) -> Iterator[object]:
@@ -115,6 +105,7 @@ def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
             client.say(WORDS[0])
             client.hear_answer()
             rest = WORDS[1:]
+        eventually(lambda: app._deployment.handles[victim["id"]].beat.requests == 2)
         arm(tmp_path, 1)
         client.finish(rest)
         company.finish(WORDS)
@@ -122,75 +113,8 @@ def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
         (heir,) = of(app, stage)
         assert victim["pid"] != heir["pid"]
         assert heir["last_end"] == "oom the kernel ended the process for want of memory"
-        assert heir["slots"] <= victim["slots"]
+        assert (victim["slots"], heir["slots"]) == (16, 12)
         epilogue(app)
-
-
-# ---- nobody reads
-
-
-@pytest.mark.parametrize("seconds", [STALLED_S, pytest.param(LONG_S, marks=pytest.mark.slow)])
-def test_a_caller_that_does_not_read_costs_what_its_windows_hold(seconds: float) -> None:
-    """``a`` has 4 GB to say. Once the request is paused nothing more is kept of it, and its neighbour is served."""
-    with launch(flood(count=1 << 16, size=BLOB_BYTES), "processes", limits={"output_bytes": OUTPUT_BYTES}) as app:
-        stalled = app.open(outputs=["blobs"])
-        stalled.write("text", words("go")[0])
-        eventually(lambda: app.paused == 1)
-        app.run({"text": words("x")}, outputs=["out"])
-        before, until = resident(app), time.monotonic() + seconds
-        while time.monotonic() < until:
-            assert app.run({"text": words("x")}, outputs=["out"])["out"].text == "X"
-            assert app.paused == 1 and sum(one["queued_packets"] for one in replicas(app)) == 0
-        assert resident(app) - before < GROWN_BYTES
-        for _ in range(OUTPUT_BYTES // BLOB_BYTES * 2):
-            event = stalled.next(timeout=READ_S)
-            assert event is not None and len(event.packet.data) == BLOB_BYTES
-        stalled.cancel()
-        eventually(lambda: held(app) == 0 and app.paused == 0)
-
-
-def resident(app: App) -> int:
-    """Bytes of memory of this process and of the replicas."""
-    return sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), *(one["pid"] for one in replicas(app))))
-
-
-# ---- too many callers
-
-
-@pytest.mark.parametrize("killed", ["", *STAGES])
-def test_three_times_as_many_callers_as_there_are_places(killed: str, deployments: Deployments) -> None:
-    """Whoever is refused comes again at once, and hears where there is no room and when to come: all have their answers,
-    no more than allowed are in the deployment, and it is never without work. Also while a stage dies."""
-    with deployments.at("overload", max_requests=PLACES, queue=PLACES) as app, ThreadPoolExecutor(6 * PLACES) as pool:
-        callers = [pool.submit(insist, app, 4) for _ in range(6 * PLACES)]
-        if killed:
-            os.kill(of(app, killed)[0]["pid"], signal.SIGKILL)
-        seen: list[dict[str, int]] = []
-        while wait(callers, timeout=0.01).not_done:
-            seen.append(app.status()["requests"])
-        refusals = [caller.result() for caller in callers]
-        assert sum(refusals) > 0
-        assert max(one["running"] for one in seen) == max(one["waiting"] for one in seen) == PLACES
-        full = [one["running"] for one in seen[: len(seen) // 2]]
-        assert sum(one == PLACES for one in full) > len(full) / 2
-        epilogue(app)
-
-
-def insist(app: App, answers: int) -> int:
-    """So many answers, whole; how often there was no room for one."""
-    refused = 0
-    while answers:
-        try:
-            client = Client.open(app)
-        except og.Overloaded as error:
-            assert error.stage in STAGES and 1 <= error.retry_after_s <= 30 and error.retryable
-            refused += 1
-            threading.Event().wait(0.005)
-            continue
-        client.finish(WORDS)
-        assert client.retries() <= 1
-        answers -= 1
-    return refused
 
 
 # ---- changes
