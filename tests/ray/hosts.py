@@ -1,6 +1,6 @@
 """Two hosts for Ray: this network namespace, and another behind one cable, with processes and temporary files of its own.
 
-Needs root, iproute2 and util-linux. The head of the cluster is here, a second node there; both ask for a token.
+Needs root, iproute2 and util-linux. Either has the head of the cluster, the other a second node; both ask for a token.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ray._private import services
 
 from omni_graph.graph import Graph
 from omni_graph.plan import make_plan
@@ -36,6 +37,7 @@ HERE, THERE, BITS = f"{NETWORK}.1", f"{NETWORK}.2", 24
 DEVICE = f"og{os.getpid()}"  # this end of the cable
 ALL_PROTOCOLS, SO_RCVBUFFORCE = 3, 33  # packet(7), socket(7); Python does not name them
 START_S, END_S = 60.0, 20.0
+FIND_NODE = services.get_node_to_connect_for_driver
 # a host has its own files, also at the same path; the token comes by hand
 OWN_FOLDER = 'mount -t tmpfs -o mode=0700 none "$0" && umask 077 && cat > "$0/token" && exec "$@"'
 START = ("start", "--block", "--num-cpus=2", f"--object-store-memory={80 << 20}", "--disable-usage-stats")
@@ -47,7 +49,7 @@ def ip(*arguments: str) -> None:
 
 def obstacle() -> str:
     """Why no second host can be made here; empty when one can."""
-    missing = [tool for tool in ("ip", "unshare", "nsenter", "mount", "ray") if _which(tool) is None]
+    missing = [tool for tool in ("ip", "unshare", "mount", "ray") if _which(tool) is None]
     if missing or os.geteuid() != 0:
         return f"no {', '.join(missing)}" if missing else "not root"
     try:
@@ -133,16 +135,17 @@ class TwoHosts:
         node.wait(END_S)
 
     def close(self) -> None:
-        """Both nodes end. What does not end in time is killed."""
+        """Both nodes end, that here first: it asks the head, which may be there. What does not end in time is killed."""
+        if "here" in self._nodes:
+            here = self._nodes.pop("here")
+            here.terminate()
+            try:
+                here.wait(END_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(here.pid, signal.SIGKILL)
+                here.wait(END_S)
         if "there" in self._nodes:
             self.crash_there()
-        for node in self._nodes.values():
-            node.terminate()
-            try:
-                node.wait(END_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait(END_S)
 
     @property
     def token(self) -> str:
@@ -171,13 +174,13 @@ class TwoHosts:
     def _plug(self, state: str) -> None:
         ip("-n", self._namespace, "link", "set", "cable", state)
 
-    def signal(self, replica: Mapping[str, Any], number: signal.Signals) -> None:
-        """To the process of a replica, as ``app.status()`` gives it: a pid means something on its host only."""
+    def process(self, replica: Mapping[str, Any]) -> psutil.Process:
+        """Of a replica, as ``app.status()`` gives it: a pid means something on its host only."""
         if replica["host"] == HERE:
-            os.kill(replica["pid"], number)
-        else:
-            there = ("nsenter", f"--target={self._first_there()}", "--pid", "kill", f"-{number}", str(replica["pid"]))
-            subprocess.run(there, check=True, timeout=END_S)
+            return psutil.Process(replica["pid"])
+        there = psutil.Process(self._first_there()).children(recursive=True)
+        (found,) = [one for one in there if _own_pid(one) == replica["pid"]]
+        return found
 
     @contextmanager
     def listening(self) -> Iterator[bytearray]:
@@ -199,6 +202,16 @@ class TwoHosts:
     def files_there(self) -> list[str]:
         """What is in the folder of temporary files there, by name."""
         return sorted(path.name for path in Path(f"/proc/{self._first_there()}/root{self._folder}").iterdir())
+
+
+def _own_pid(process: psutil.Process) -> int:
+    """As its own namespace counts; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    (numbers,) = [line for line in lines if line.startswith("NSpid:")]
+    return int(numbers.split()[-1])
 
 
 def _answers(address: str) -> bool:
@@ -253,6 +266,7 @@ def two_hosts(head: str) -> Iterator[TwoHosts]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", made.token)
         patch.delenv("RAY_AUTH_TOKEN", raising=False)
+        patch.setattr(services, "get_node_to_connect_for_driver", _node_here)
         stack.callback(made.close)
         made.start()
         held = RayCluster(made.address)
@@ -261,6 +275,11 @@ def two_hosts(head: str) -> Iterator[TwoHosts]:
         yield made
     assert not _left(str(folder))
     signal.signal(signal.SIGTERM, at_sigterm)
+
+
+def _node_here(gcs: Any, node_ip_address: None, **wanted: Any) -> Any:
+    """What this process connects to: Ray would take any node whose process it sees, and here it sees those there too."""
+    return FIND_NODE(gcs, HERE, **wanted)
 
 
 def _left(folder: str) -> list[int]:

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import omni_graph as og
+from omni_graph.graph import Graph
 from omni_graph.runtime.app import App
 from tests.ray.hosts import HERE, THERE, TwoHosts, run_on
 from tests.ray.hosts import hosts as hosts  # a fixture
-from tests.runtime.fault_matrix import STAGES, WORDS, Client, Three, epilogue, speaking
+from tests.runtime import test_fault_matrix_callers as alone
+from tests.runtime.fault_matrix import STAGES, WORDS, Client, Three, epilogue, replicas, speaking
 from tests.runtime.graphs import beside, chain, eventually, words
 
 SECRET = "what passes between the stages is nobody's affair "
@@ -66,7 +69,7 @@ def halfway(app: App) -> Client:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_or_frozen_stage_costs_a_pause(stage: str, number: signal.Signals, app: App, hosts: TwoHosts) -> None:
     client = halfway(app)
-    hosts.signal(replica(app, stage), number)
+    hosts.process(replica(app, stage)).send_signal(number)
     client.finish(WORDS[1:])
     assert client.retries() == 1
     epilogue(app)
@@ -89,7 +92,8 @@ def test_a_cut_costs_a_pause_at_most(seconds: float, app: App, hosts: TwoHosts, 
     with hosts.cut():
         three.release()
         threading.Event().wait(seconds)
-        assert seconds < 3 or is_lost(app)
+        if seconds == 3:
+            eventually(lambda: is_lost(app))
     assert {max(three.finish())} <= ({1} if seconds == 3 else {0, 1})
     epilogue(app)
 
@@ -104,14 +108,14 @@ def test_a_cut_in_one_direction_is_healed_by_a_replay(mute: str, app: App, hosts
     epilogue(app)
 
 
-@pytest.mark.parametrize("stage", [pytest.param("encoder", marks=pytest.mark.slow), "generator"])
+@pytest.mark.parametrize("stage", ["encoder", "generator"])
 def test_a_replica_that_dies_behind_the_cut_is_replaced(stage: str, hosts: TwoHosts, tmp_path: Path) -> None:
     """Nobody there is left to end the connection: at this end it stays half open until silence tells."""
     here = [one for one in STAGES if one != stage]
     with run_on(hosts, speaking(), here, [stage]) as app:
         three = Three.begin(app, tmp_path)
         with hosts.cut():
-            hosts.signal(replica(app, stage), signal.SIGKILL)
+            hosts.process(replica(app, stage)).kill()
             three.release()
             eventually(lambda: app.status()["stages"][stage]["state"] != "ready")
         assert three.finish() == [1, 1, 1]
@@ -153,3 +157,24 @@ def test_a_cut_that_stays_ends_requests_at_their_deadline_and_what_needs_one_sid
                 "b": "unavailable",
             }
         assert app.run({"text": words("z")}, outputs=["right"])["right"].text == "Z"
+
+
+# ---- nobody reads
+
+
+@pytest.mark.slow
+def test_a_caller_that_does_not_read_costs_what_its_windows_hold(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has much to say is there, its caller here; the memory of both is counted."""
+
+    def launch(made: Graph, _: str, **deploy: Any) -> App:
+        return run_on(hosts, made, ["b"], ["a"], **deploy)
+
+    def resident(app: App) -> int:
+        ours = (psutil.Process(), *map(hosts.process, replicas(app)))
+        return sum(one.memory_info().rss for one in ours)
+
+    monkeypatch.setattr(alone, "launch", launch)
+    monkeypatch.setattr(alone, "resident", resident)
+    alone.test_a_caller_that_does_not_read_costs_what_its_windows_hold(alone.STALLED_S)

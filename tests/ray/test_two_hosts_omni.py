@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +81,7 @@ def undisturbed(app: App) -> Answer:
 def test_an_answer_survives_the_death_of_any_stage(stage: str, app: App, hosts: TwoHosts, undisturbed: Answer) -> None:
     def kill() -> None:
         (replica,) = app.status()["stages"][stage]["replicas"]
-        hosts.signal(replica, signal.SIGKILL)
+        hosts.process(replica).kill()
 
     made, retries = answer(app, kill, at=30)
     assert retries == 1
@@ -99,11 +98,30 @@ def test_an_answer_survives_a_cut_of_a_second(app: App, hosts: TwoHosts, undistu
     made.same_as(undisturbed)
 
 
-def test_an_answer_survives_a_cut_that_took_every_stage_there(app: App, hosts: TwoHosts, undisturbed: Answer) -> None:
+def lose_every_stage_there(app: App) -> None:
+    eventually(lambda: not any(app.status()["stages"][stage]["state"] == "ready" for stage in STAGES[1::2]))
+
+
+@pytest.mark.parametrize("mute", ["", HERE, THERE], ids=["both ways", "here", "there"])
+def test_an_answer_survives_a_cut_that_took_every_stage_there(
+    mute: str, app: App, hosts: TwoHosts, undisturbed: Answer
+) -> None:
     def cut() -> None:
-        with hosts.cut():
-            eventually(lambda: not any(app.status()["stages"][stage]["state"] == "ready" for stage in STAGES[1::2]))
+        with hosts.mute(mute) if mute else hosts.cut():
+            lose_every_stage_there(app)
 
     made, retries = answer(app, cut, at=30)
+    assert retries == 1
+    made.same_as(undisturbed)
+
+
+def test_an_answer_survives_a_death_behind_the_cut(app: App, hosts: TwoHosts, undisturbed: Answer) -> None:
+    def kill() -> None:
+        (replica,) = app.status()["stages"]["talker"]["replicas"]
+        with hosts.cut():
+            hosts.process(replica).kill()
+            lose_every_stage_there(app)
+
+    made, retries = answer(app, kill, at=30)
     assert retries == 1
     made.same_as(undisturbed)
