@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from omni_graph.errors import Code, RequestError
-from omni_graph.payload import max_packet_bytes
+from omni_graph.payload import Array, max_packet_bytes
 from omni_nodes.engine.engine import Computed, Engine, EngineLimits
 from omni_nodes.engine.prefix import media_identity, text_identity
 from omni_nodes.engine.sampler import Sampler, draw
@@ -44,14 +46,36 @@ class _Prompted:
     fed: int = 0
 
 
+class ReplyStates:
+    """Hidden + embedding of the reply rows of one step: they come to the host together, when the first is asked for."""
+
+    def __init__(self, replies: Sequence[Computed]) -> None:
+        self._replies = replies
+        starts = accumulate((len(c.rows) for c in replies), initial=0)
+        self._first = dict(zip((c.request for c in replies), starts))
+
+    @cached_property
+    def _host(self) -> Array:
+        hidden, embeddings = [c.hidden for c in self._replies], [c.rows.embeddings for c in self._replies]
+        return from_tensor(torch.cat(hidden) + torch.cat(embeddings))
+
+    @torch.inference_mode()
+    def of(self, request: str, row: int) -> Array:
+        """(1, H), of a row counted among those that the step gave the request. A copy: a packet that waits for its reader
+        must not keep the whole step."""
+        index = self._first[request] + row
+        return Array.of(self._host.values[index : index + 1].copy(), self._host.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one step gave a request: hidden states; ``predicting``, the indices of the rows after which a token comes; and
-    ``drawn``, the last of those tokens where it is not forced."""
+    """What one step gave a request: hidden states; ``predicting``, the indices of the rows after which a token comes;
+    ``drawn``, the last of those tokens where it is not forced; and ``replies``, of all who were in the step."""
 
     computed: Computed
     predicting: range
     drawn: int | None
+    replies: ReplyStates
 
     @property
     def request(self) -> str:
@@ -165,7 +189,8 @@ class ThinkerModel:
             logits = self._lm_head(torch.stack([c.hidden[-1] for c in drawing]))
             ids = draw([self._requests[c.request].sampler for c in drawing], logits)
             drawn = dict(zip((c.request for c in drawing), ids))
-        return [Advance(c, rows, drawn.get(c.request)) for c, rows in zip(computed, predicting)]
+        replies = ReplyStates([c for c in computed if c.start >= len(self._requests[c.request].media)])
+        return [Advance(c, rows, drawn.get(c.request), replies) for c, rows in zip(computed, predicting)]
 
     def _predicting(self, computed: Computed) -> range:
         """The prompt's last row, and every one of the reply."""
@@ -192,15 +217,13 @@ class ThinkerModel:
         states = computed.hidden + computed.rows.embeddings.masked_fill(media[:, None], 0)
         return list(state.packets.push(states, computed.rows.positions))
 
-    @torch.inference_mode()
     def thought(self, advance: Advance, row: int) -> Thought | None:
         """The Thought of the reply token in a row of ``advance``; None where the row is the prompt's."""
         computed, state = advance.computed, self._requests[advance.request]
         index = computed.start + row - len(state.media)
         if index < 0:
             return None
-        thought = computed.hidden[row : row + 1] + computed.rows.embeddings[row : row + 1]
-        return Thought(from_tensor(thought), state.tokens[index])
+        return Thought(advance.replies.of(advance.request, row), state.tokens[index])
 
 
 def _identity(segment: PromptSegment) -> bytes:

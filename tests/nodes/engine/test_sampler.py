@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from omni_graph.errors import Code, RequestError
 from omni_nodes.engine import gumbel as noise
-from omni_nodes.engine.sampler import NOT_FINITE, Sampler, draw, kept, penalise
+from omni_nodes.engine.sampler import NOT_FINITE, TIES, Sampler, draw, kept, penalise
 from omni_nodes.engine.sampling import SamplingParams
 
 VOCABULARY = 50
@@ -191,6 +194,45 @@ def test_each_row_is_drawn_as_if_it_were_alone(rows: list[tuple[SamplingParams, 
     alone = [draw([sampler], row[None])[0] for sampler, row in zip(samplers, logits)]
     assert draw(samplers, logits) == alone
     assert alone[-1] == NOT_FINITE and all(0 <= token < VOCABULARY for token in alone[:-1])
+
+
+class Reads(TorchDispatchMode):
+    """How often the host waits for one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", [(0.0,), (0.9, 40, 0.8, 1.05), (1.0, 3)])
+def test_no_number_is_read_before_the_ids(rule: tuple[float, ...]) -> None:
+    """On a device each read would wait for all that is under way."""
+    params = SamplingParams(8, *rule)  # type: ignore[arg-type]
+    samplers = [Sampler(f"r{n}", "n", params, mask_of([n], 500), drawn=n) for n in range(4)]
+    logits = torch.stack([logits_of(n, 500) for n in range(4)])
+    with Reads() as reads:
+        assert len(draw(samplers, logits)) == 4
+        assert reads.count == 0
+        logits[0, 0].item()
+        assert reads.count == 1
+
+
+@pytest.mark.parametrize("top_p", [0.7, 1.0])
+@pytest.mark.parametrize("step", [0.01, 0.5, 4.0, 1e9])
+def test_however_many_tie_for_the_kth_place(step: float, top_p: float) -> None:
+    """Scores rounded to multiples of ``step``: from few ties to nothing but ties. All that tie are in the draw."""
+    size, top_k, seeds = 500, 40, range(12)
+    logits = torch.stack([(logits_of(seed, size) / step).round() * step for seed in seeds])
+    reach = logits >= logits.topk(top_k).values[:, -1:]
+    assert bool((reach.sum(-1) > top_k + TIES).any()) == (step >= 4.0)
+    drawn = draw([Sampler("r", "n", SamplingParams(8, 1.0, top_k, top_p, seed=s), drawn=s) for s in seeds], logits)
+    for seed, scores in zip(seeds, logits.masked_fill(~reach, -torch.inf)):
+        ids, values = only_kept(scores, 0, top_p)
+        assert drawn[seed] == ids[(values.double() + gumbel(ids, seed, "n", seed)).argmax()]
 
 
 def test_a_sampler_penalises_what_it_drew() -> None:
