@@ -15,19 +15,20 @@ TEXT = b"text"
 
 
 def text_identity(token_ids: np.ndarray, positions: np.ndarray) -> bytes:
-    """Rows that embed ``token_ids`` (n,) int64 at ``positions`` (3, n) int64."""
+    """Rows that embed ``token_ids`` (n,) int64 at ``positions`` (3, n), int64 or float."""
     return _identity(_digest(TEXT), token_ids, positions)
 
 
 def media_identity(modality: str, content_key: bytes, positions: np.ndarray) -> bytes:
-    """Rows 0, 1, ... of what ``content_key`` digests, at ``positions`` (3, n) int64; empty where the key is unknown."""
+    """Rows 0, 1, ... of what ``content_key`` digests, their extras too, at ``positions`` (3, n), int64 or float; empty where
+    the key is unknown."""
     if not content_key:
         return b""
     return _identity(_digest(modality.encode() + b":" + content_key), np.arange(positions.shape[1]), positions)
 
 
 def state_identity(states: np.ndarray, positions: np.ndarray) -> bytes:
-    """Rows that are given as such: ``states`` (n, H), to the bit, at ``positions`` (3, n) int64."""
+    """Rows that are given as such: ``states`` (n, H), to the bit, at ``positions`` (3, n), int64 or float."""
     rows = np.ascontiguousarray(states)
     digests = b"".join(_digest(row.tobytes()) for row in rows)
     return _identity(digests, np.zeros(len(rows), np.int64), positions)
@@ -39,11 +40,10 @@ def _digest(content: bytes) -> bytes:
 
 def _identity(digests: bytes, indices: np.ndarray, positions: np.ndarray) -> bytes:
     """``digests``: 16 bytes for all rows, or for each."""
-    assert positions.dtype == np.int64, f"positions are {positions.dtype}"
     rows = np.empty((positions.shape[1], ROW_BYTES // 8), "<i8")
     rows[:, :2] = np.frombuffer(digests, "<i8").reshape(-1, 2)
     rows[:, 2] = indices
-    rows[:, 3:] = positions.T
+    rows[:, 3:] = positions.T.astype("<f8", order="C").view("<i8")  # exact below 2**53
     return rows.tobytes()
 
 

@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from omni_nodes.compiled import compile_layers, not_compiled
 from omni_nodes.engine.kv import KVShape, Pack, PagedKV, Span
-from omni_nodes.engine.sequence import Rows
+from omni_nodes.engine.sequence import Rows, join
 from omni_nodes.linears import pack_linears
 
 ATTENTION, BESIDE_COMPILED = "omni_packed", "omni_packed_beside_compiled"
@@ -24,10 +24,11 @@ ATTENTION, BESIDE_COMPILED = "omni_packed", "omni_packed_beside_compiled"
 
 @dataclass(frozen=True, slots=True)
 class PackedStep:
-    """What the attention of every layer needs of the running step."""
+    """What the attention of every layer needs of the running step; ``masks`` are of the pack's spans."""
 
     kv: PagedKV
     pack: Pack
+    masks: tuple[torch.Tensor | None, ...]
 
 
 def packed_attention(
@@ -46,21 +47,29 @@ def packed_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     packed.kv.write(layer, packed.pack, key[0].transpose(0, 1), value[0].transpose(0, 1))
     parts = [
-        _attend(query[:, :, span.first : span.first + span.count], *packed.kv.read(layer, span), span, scaling)
-        for span in packed.pack.spans
+        _attend(query[:, :, span.first : span.first + span.count], *packed.kv.read(layer, span), mask, scaling)
+        for span, mask in zip(packed.pack.spans, packed.masks, strict=True)
     ]
     return torch.cat(parts, 2).transpose(1, 2), None
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, span: Span, scaling: float) -> torch.Tensor:
-    """``query`` (1, heads, count, d) against (length, kv heads, d); query i sees the rows up to its own."""
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """``query`` (1, heads, count, d) against (length, kv heads, d); ``mask`` None: one query, which sees them all."""
     keys, values = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
-    if span.count == 1:  # the heads of one group become rows: no copy of keys, three times as fast as enable_gqa
+    if mask is None:  # the heads of one group become rows: no copy of keys, three times as fast as enable_gqa
         grouped = query.reshape(1, keys.shape[1], -1, query.shape[-1])
         return F.scaled_dot_product_attention(grouped, keys, values, scale=scaling).reshape(query.shape)
-    shape = (span.count, span.length)
-    mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(span.length - span.count)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True)
+
+
+def causal_mask(span: Span) -> torch.Tensor | None:
+    """(count, length) bool, where query i sees the rows up to its own; None for one query."""
+    if span.count == 1:
+        return None
+    mask = torch.ones((span.count, span.length), dtype=torch.bool, device=span.slots.device)
+    return mask.tril(span.length - span.count)
 
 
 def kv_shape(decoder: torch.nn.Module) -> KVShape:
@@ -71,7 +80,8 @@ def kv_shape(decoder: torch.nn.Module) -> KVShape:
 
 
 class Runner:
-    """Runs a decoder (a transformers text model that takes ``inputs_embeds`` and (3, 1, n) ``position_ids``).
+    """Runs a decoder: a transformers text model that takes ``inputs_embeds``, (3, 1, n) ``position_ids``, and extras of its
+    rows, (1, n, ...) each, in a step where rows have any.
 
     The decoder is its own from then on: its linear layers are packed in place (omni_nodes.linears), or its layers are
     compiled (omni_nodes.compiled), all but their attention.
@@ -98,12 +108,15 @@ class Runner:
     def run(self, slices: Sequence[tuple[str, Rows]]) -> list[torch.Tensor]:
         """The last hidden states (n, H), after the final norm, of each request's rows."""
         counts = [(request, len(rows)) for request, rows in slices]
-        step = PackedStep(self._kv, self._kv.pack(counts))
-        embeddings = torch.cat([rows.embeddings for _, rows in slices])
-        positions = torch.cat([rows.positions for _, rows in slices], 1)
-        if self._project is not None:
-            embeddings = self._project(embeddings)
+        pack = self._kv.pack(counts)
+        step = PackedStep(self._kv, pack, tuple(causal_mask(span) for span in pack.spans))
+        joined = join([rows for _, rows in slices])
+        embeddings = joined.embeddings if self._project is None else self._project(joined.embeddings)
         output = self._decoder(
-            inputs_embeds=embeddings[None], position_ids=positions[:, None], use_cache=False, packed=step
+            inputs_embeds=embeddings[None],
+            position_ids=joined.positions[:, None],
+            use_cache=False,
+            packed=step,
+            **{name: extra[None] for name, extra in joined.extras.items()},
         )
         return list(output.last_hidden_state[0].split([count for _, count in counts]))

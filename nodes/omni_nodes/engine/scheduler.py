@@ -111,9 +111,10 @@ class _Ledger:
     def adopt(self, candidate: Candidate) -> bool:
         """Hold the blocks of its hits, in place of one filled in part, unless that would leave someone unable to finish."""
         request, hits = candidate.request, candidate.hits
-        partial = self._held[request] - candidate.cached // self._pool.block_size
+        partial = self._held[request] - candidate.cached // self._pool.block_size  # 1 where its last block is not full
         holders = {block: self._holders.get(block, self._pool.holders(block)) for block in hits}
         idle = sum(not names for names in holders.values())
+        # a block that nobody held is its own; one that one other held is that one's own no more
         own = Counter({request: idle - partial})
         own.subtract(names[0] for names in holders.values() if len(names) == 1)
         if not self._move(request, idle - partial, len(hits) - partial, own):

@@ -7,7 +7,8 @@ its engine.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,15 +17,38 @@ from omni_nodes.engine.prefix import BlockKeys
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Decoder inputs ``embeddings`` (n, H) with their rotary ``positions`` (3, n) int64. ``identity``: see ``prefix``; empty
-    where the rows must not be found again."""
+    """Decoder inputs ``embeddings`` (n, H) with their rotary ``positions`` (3, n), int64 or float. ``extras``: what else the
+    decoder takes of each row, (n, ...) by the name of its keyword; zero in rows that do not have it. ``identity``: what all
+    of that is, see ``prefix``; empty where the rows must not be found again."""
 
     embeddings: torch.Tensor
     positions: torch.Tensor
     identity: bytes = b""
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def cut(self, start: int, end: int) -> Rows:
+        """Rows ``start`` to ``end``, without their identity."""
+        extras = {name: extra[start:end] for name, extra in self.extras.items()}
+        return Rows(self.embeddings[start:end], self.positions[:, start:end], extras=extras)
+
+
+def join(parts: list[Rows]) -> Rows:
+    """One or more, one after another, without their identity."""
+    if len(parts) == 1:
+        return parts[0]
+    samples = {name: extra for part in parts for name, extra in part.extras.items()}
+    extras = {name: torch.cat([_extra(part, name, sample) for part in parts]) for name, sample in samples.items()}
+    embeddings, positions = torch.cat([p.embeddings for p in parts]), torch.cat([p.positions for p in parts], 1)
+    return Rows(embeddings, positions, extras=extras)
+
+
+def _extra(rows: Rows, name: str, sample: torch.Tensor) -> torch.Tensor:
+    """What ``rows`` have of an extra that looks like ``sample``."""
+    extra = rows.extras.get(name)
+    return sample.new_zeros(len(rows), *sample.shape[1:]) if extra is None else extra
 
 
 class Sequence:
@@ -61,6 +85,8 @@ class Sequence:
     def feed(self, rows: Rows) -> None:
         """Append rows. The claim grows with them where it was too small."""
         assert rows.positions.shape == (3, len(rows)), f"positions {tuple(rows.positions.shape)} for {len(rows)} rows"
+        for name, extra in rows.extras.items():
+            assert len(extra) == len(rows), f"{name} {tuple(extra.shape)} for {len(rows)} rows"
         if not len(rows):
             return
         self._blocks.add(rows.identity, len(rows))
@@ -79,9 +105,6 @@ class Sequence:
         """Rows ``start`` to ``end``, without their identity."""
         parts: list[Rows] = []
         for index in range(bisect_right(self._starts, start) - 1, bisect_right(self._starts, end - 1)):
-            piece, first = self._pieces[index], self._starts[index]
-            inside = slice(max(0, start - first), end - first)
-            parts.append(Rows(piece.embeddings[inside], piece.positions[:, inside]))
-        if len(parts) == 1:
-            return parts[0]
-        return Rows(torch.cat([p.embeddings for p in parts]), torch.cat([p.positions for p in parts], 1))
+            first = self._starts[index]
+            parts.append(self._pieces[index].cut(max(0, start - first), end - first))
+        return join(parts)

@@ -157,6 +157,31 @@ def test_prompts_that_outgrow_the_pool_preempt_the_youngest(decoder, oracle) -> 
         torch.testing.assert_close(torch.cat(hidden[request]), alone(oracle, rows), atol=1e-5, rtol=1e-5)
 
 
+def test_a_step_calls_each_layer_once_and_masks_nothing_twice(decoder) -> None:
+    """The linears see the rows of all requests in one call; transformers makes no mask, and ours serve every layer."""
+    shapes: list[tuple[int, ...]] = []
+    given: list[dict[str, Any]] = []
+    hooks = [decoder.layers[0].mlp.register_forward_hook(lambda _, args, output: shapes.append(tuple(args[0].shape)))]
+    for layer in decoder.layers:
+        hook = layer.self_attn.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
+        hooks.append(hook)
+    engine = Engine(decoder, limits())
+    for n, count in enumerate((40, 1, 7)):
+        engine.open(str(n))
+        engine.feed(str(n), rows_of(n, count), reply=1)
+    engine.run(engine.plan(dict.fromkeys("012", UNLIMITED)).grants)
+    for hook in hooks:
+        hook.remove()
+    assert shapes == [(1, 48, HIDDEN)]
+    assert [kwargs["attention_mask"] for kwargs in given] == [None, None]
+    first, second = (kwargs["packed"].masks for kwargs in given)
+    assert first is second and [None if mask is None else tuple(mask.shape) for mask in first] == [
+        None,
+        (40, 40),
+        (7, 7),
+    ]
+
+
 def test_a_pool_without_a_block_is_refused(decoder) -> None:
     with pytest.raises(NodeError, match="kv_bytes is 100; allowed: 4096"):
         Engine(decoder, limits(kv_bytes=100))

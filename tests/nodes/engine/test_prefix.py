@@ -68,3 +68,11 @@ def test_what_is_not_the_same_has_another_identity() -> None:
     media = media_identity("image", b"k", np.zeros((3, 2), np.int64))
     assert media[:ROW_BYTES] != media[ROW_BYTES:]
     assert state_identity(states[:, ::2], places) == state_identity(states[:, ::2].copy(), places)
+
+
+def test_positions_may_be_fractions() -> None:
+    """Also those that differ by less than one, and a whole number is the same in either form."""
+    whole, later = positions(SIZE), positions(SIZE) + 0.04
+    found = [text_identity(np.arange(SIZE), one) for one in (whole, later.astype(np.float32), later)]
+    assert len(set(found)) == 3
+    assert text_identity(np.arange(SIZE), whole.astype(np.float32)) == found[0]
