@@ -22,7 +22,7 @@ Outputs = dict[str, list[Any]]
 Params = Mapping[str, Any]
 
 
-MOST_PREEMPTED = 6  # or steps of one row would go in circles
+MOST_PREEMPTED, MOST_OTHERS = 6, 40  # or steps of one row would go in circles
 
 
 class Company:
@@ -65,8 +65,8 @@ class Company:
 
     def _disturb(self, run: NodeRun, inputs: Mapping[str, Inputs], params: Mapping[str, Params]) -> None:
         what, live = self.rng.randrange(4), [one for one, rows in self.engine._sequences.items() if rows.cached]
-        if what == 0:
-            ghost, like = f"ghost{self.cancelled}{len(self._ghosts)}", self.rng.choice(list(inputs))
+        if what == 0 and self.cancelled + len(self._ghosts) < MOST_OTHERS:
+            ghost, like = f"ghost{self.cancelled}-{len(self._ghosts)}", self.rng.choice(list(inputs))
             self._ghosts.append(ghost)
             run.open(ghost, inputs[like], params[like], 1)
         elif what == 1:

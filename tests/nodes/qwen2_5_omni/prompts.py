@@ -34,10 +34,42 @@ def text_inputs(reference: Reference, text: str) -> dict[str, torch.Tensor]:
 def media_inputs(reference: Reference) -> dict[str, Any]:
     """A prompt with text, 2.5 s of sound and a picture."""
     rng = np.random.default_rng(0)
-    audio = (0.3 * np.sin(np.arange(40_000) / 20) + 0.01 * rng.standard_normal(40_000)).astype(np.float32)
+    audio = _sound(rng, 2.5)
     picture = Image.fromarray(rng.integers(0, 255, (56, 84, 3), dtype=np.uint8))
     parts = [{"type": "text", "text": "describe"}, {"type": "audio", "audio": "x"}, {"type": "image", "image": "x"}]
     return reference.inputs([{"role": "user", "content": parts}], [audio], [picture])
+
+
+def video_inputs(reference: Reference) -> dict[str, Any]:
+    """A prompt with 3 s of video and its sound: their rows alternate, their positions are joint."""
+    rng = np.random.default_rng(1)
+    parts = [
+        {"type": "text", "text": "watch"},
+        {"type": "video", "video": "x"},
+        {"type": "text", "text": "what is said?"},
+    ]
+    frames, messages = rng.integers(0, 255, (6, 56, 84, 3), dtype=np.uint8), [{"role": "user", "content": parts}]
+    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 84}
+    return reference.inputs(messages, [_sound(rng, 3.0)], videos=[frames], audio_in_video=True, video_size=size)
+
+
+def turn_inputs(reference: Reference) -> dict[str, Any]:
+    """The second turn of a conversation, with sound in both."""
+    rng = np.random.default_rng(2)
+    sound = {"type": "audio", "audio": "x"}
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "You are brief."}]},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}, sound]},
+        {"role": "assistant", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "user", "content": [sound, {"type": "text", "text": "and now?"}]},
+    ]
+    return reference.inputs(messages, [_sound(rng, 1.0), _sound(rng, 0.7)])
+
+
+def _sound(rng: np.random.Generator, seconds: float) -> np.ndarray:
+    """A tone with a little noise, float32 at 16 kHz."""
+    count = int(16_000 * seconds)
+    return (0.3 * np.sin(np.arange(count) / 20) + 0.01 * rng.standard_normal(count)).astype(np.float32)
 
 
 def segments(reference: Reference, inputs: Mapping[str, Any], most: int = 1000) -> list[PromptSegment]:
@@ -53,7 +85,7 @@ def segments(reference: Reference, inputs: Mapping[str, Any], most: int = 1000) 
         inputs.get("image_grid_thw"),
         inputs.get("video_grid_thw"),
         inputs["attention_mask"],
-        False,
+        inputs.get("use_audio_in_video", False),
         None if mel is None else mel.sum(-1),
         inputs.get("video_second_per_grid"),
     )

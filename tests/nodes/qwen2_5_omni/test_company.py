@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,54 +21,91 @@ from omni_nodes.payloads import PromptSegment
 from omni_nodes.qwen2_5_omni.talker import Talker
 from omni_nodes.qwen2_5_omni.thinker import Thinker
 from tests.nodes.qwen2_5_omni.company import Company, codes_of, keyed, prompt_of, tokens_of
-from tests.nodes.qwen2_5_omni.prompts import close, media_inputs, segments, talker_inputs, text_inputs
+from tests.nodes.qwen2_5_omni.prompts import (
+    close,
+    media_inputs,
+    segments,
+    talker_inputs,
+    text_inputs,
+    turn_inputs,
+    video_inputs,
+)
 from tests.nodes.qwen2_5_omni.reference import Answer, Reference
 
 SYSTEM = "answer in few words and be kind. "
 TEXTS = (SYSTEM + "hello", SYSTEM + "hello", SYSTEM + "what is this", "a b c", SYSTEM + "a b c", SYSTEM * 2, "d")
+AGAIN = {"m1": "m0"}  # the same prompt, asked by another request
+VOICES = {"t1": "Ethan"}  # the others': Chelsie
+WORDS = ("hello", "a", "describe")  # the stopping checkpoint ends its replies to them
 CHUNKS = {1: 1000, 2: 7, 3: 16, 4: 1000, 5: 7, 6: 16, 7: 1000, 8: 1}  # of a batch
 TOKENS, CODES = 10, 20
 GREEDY = {"thinker": {"max_tokens": TOKENS}, "talker": {"max_tokens": CODES, "temperature": 0.0}}
 SAMPLED = {"thinker": {"max_tokens": TOKENS, "temperature": 1.2, "top_p": 0.95}, "talker": {"max_tokens": CODES}}
+ENDING = {"thinker": {"max_tokens": 40}, "talker": {"max_tokens": 40, "temperature": 0.0}}
 ROW_BYTES = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, head_dim, float32
 HIDDEN_BYTES = 64 * 4
+Inputs = dict[str, dict[str, Any]]
 Prompts = dict[str, list[PromptSegment]]
 Heard = dict[str, Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def prompts(reference: Reference) -> Prompts:
-    made = {f"t{n}": segments(reference, text_inputs(reference, text), most=9) for n, text in enumerate(TEXTS)}
-    media = keyed(segments(reference, media_inputs(reference)))
-    return {**made, "m0": media, "m1": media}
+def asked(reference: Reference) -> Inputs:
+    """Texts, media of each kind, a video with its sound, and a second turn."""
+    inputs: Inputs = {f"t{n}": text_inputs(reference, text) for n, text in enumerate(TEXTS)}
+    inputs |= {"m0": media_inputs(reference), "v0": video_inputs(reference), "c0": turn_inputs(reference)}
+    return {**inputs, **{request: inputs[like] for request, like in AGAIN.items()}}
 
 
 @pytest.fixture(scope="module")
-def answers(reference: Reference) -> dict[str, Answer]:
+def prompts(reference: Reference, asked: Inputs) -> Prompts:
+    most = {request: 9 if request.startswith("t") else 1000 for request in asked}
+    return {request: keyed(segments(reference, one, most[request])) for request, one in asked.items()}
+
+
+@pytest.fixture(scope="module")
+def answers(reference: Reference, asked: Inputs) -> dict[str, Answer]:
     """transformers, one request at a time."""
-    inputs = {f"t{n}": text_inputs(reference, text) for n, text in enumerate(TEXTS)}
-    media = media_inputs(reference)
-    said = {
-        name: reference.generate(one, max_tokens=TOKENS, talker_max_tokens=CODES)
-        for name, one in {**inputs, "m0": media}.items()
+    return {
+        request: reference.generate(
+            one, max_tokens=TOKENS, talker_max_tokens=CODES, voice=VOICES.get(request, "Chelsie")
+        )
+        for request, one in asked.items()
     }
-    return {**said, "m1": said["m0"]}
 
 
 def longest(prompts: Prompts) -> int:
     return max(sum(len(segment.token_ids) for segment in prompt) for prompt in prompts.values())
 
 
-def nodes(folder: Path, prompts: Prompts, batch: int, chunk: int, *, caches: bool) -> tuple[Thinker, Talker]:
-    """With room for little more than three of the prompts."""
-    rows = 3 * longest(prompts) + TOKENS + CODES
+def nodes(
+    folder: Path, rows: int, batch: int, chunk: int, *, caches: bool, device: str = "cpu"
+) -> tuple[Thinker, Talker]:
+    """With room for so many ``rows``."""
     options: dict[str, Any] = {"max_batch": batch, "prefill_chunk": chunk, "prefix_cache": caches}
+    options |= {"device": device, "dtype": "float32"}
     thinker = Thinker(str(folder), kv_bytes=rows * (ROW_BYTES + HIDDEN_BYTES * caches), **options)
     return thinker, Talker(str(folder), kv_bytes=rows * ROW_BYTES, **options)
 
 
+def three(prompts: Prompts) -> int:
+    """Rows for little more than three of the prompts."""
+    return 3 * longest(prompts) + TOKENS + CODES
+
+
 def heard(sent: Mapping[str, Any]) -> Heard:
     return {request: {"prompt": one["states"], "thought": one["thought"]} for request, one in sent.items()}
+
+
+def voiced(requests: Iterable[str], params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A Talker's parameters, for each request with its voice."""
+    return {request: {**params, "voice": VOICES.get(request, "Chelsie")} for request in requests}
+
+
+def check_disturbed(company: Company) -> None:
+    """Others left, and it was preempted: or the test showed nothing."""
+    assert company.cancelled > 0
+    assert company.node.counters()["preemptions"] >= company.preempted > 0
 
 
 @pytest.mark.parametrize("caches", [True, False])
@@ -78,36 +115,67 @@ def test_greedy_answers_equal_transformers_one_at_a_time(
 ) -> None:
     """Batches of 1 to 8 and chunks of any size; others join, leave and are preempted at any step."""
     rng = random.Random(batch)
-    thinker, talker = nodes(tiny_folder, prompts, batch, CHUNKS[batch], caches=caches)
+    thinker, talker = nodes(tiny_folder, three(prompts), batch, CHUNKS[batch], caches=caches)
     thinking, talking = Company(thinker, rng), Company(talker, rng)
+    assert answers["t0"].codes != answers["t1"].codes  # by the voice
     for _ in range(1 + caches):  # the second time, the cache has what it has room for
         inputs = {request: {"prompt": prompt} for request, prompt in prompts.items()}
         sent = thinking.play(inputs, dict.fromkeys(prompts, GREEDY["thinker"]))
-        spoken = talking.play(heard(sent), dict.fromkeys(prompts, GREEDY["talker"]))
+        spoken = talking.play(heard(sent), voiced(prompts, GREEDY["talker"]))
         for request, answer in answers.items():
             assert tokens_of(sent[request]) == answer.token_ids, request
             assert codes_of(spoken[request]) == answer.codes, request
-    for node, company in ((thinker, thinking), (talker, talking)):
-        counters = node.counters()
-        assert company.cancelled > 0
-        assert counters["preemptions"] >= company.preempted > 0
+    for company in (thinking, talking):
+        check_disturbed(company)
+        counters = company.node.counters()
         assert (counters["prefix_rows_hit"] > 0) == caches
         assert counters["prefix_rows_hit"] <= counters["prefix_rows_asked"]
+
+
+@pytest.mark.parametrize("caches", [True, False])
+def test_replies_that_end_by_themselves_equal_transformers(
+    stopping_folder: Path, stopping_reference: Reference, caches: bool
+) -> None:
+    """Whoever ends leaves the others in the middle of theirs."""
+    asked = {f"{word}{n}": text_inputs(stopping_reference, word) for word in WORDS for n in range(4)}
+    prompts = {request: segments(stopping_reference, one, most=9) for request, one in asked.items()}
+    said = {
+        request: stopping_reference.generate(one, max_tokens=40, talker_max_tokens=40)
+        for request, one in asked.items()
+        if request.endswith("0")
+    }
+    assert all(1 < len(answer.token_ids) < 40 and 0 < len(answer.codes) < 40 for answer in said.values())
+    rng = random.Random(caches)
+    thinker, talker = nodes(stopping_folder, 3 * (longest(prompts) + 80), 8, 7, caches=caches)
+    thinking, talking = Company(thinker, rng), Company(talker, rng)
+    inputs = {request: {"prompt": prompt} for request, prompt in prompts.items()}
+    sent = thinking.play(inputs, dict.fromkeys(prompts, ENDING["thinker"]))
+    spoken = talking.play(heard(sent), dict.fromkeys(prompts, ENDING["talker"]))
+    for request in prompts:
+        answer = said[f"{request[:-1]}0"]
+        assert tokens_of(sent[request]) == answer.token_ids, request
+        assert codes_of(spoken[request]) == answer.codes, request
+    check_disturbed(thinking)
+    check_disturbed(talking)
 
 
 @pytest.mark.parametrize(("chunk", "caches"), [(7, True), (1000, True), (16, False)])
 def test_sampled_answers_equal_themselves_alone(tiny_folder: Path, prompts: Prompts, chunk: int, caches: bool) -> None:
     rng = random.Random(chunk)
-    thinker, talker = nodes(tiny_folder, prompts, 8, chunk, caches=caches)
-    plain = nodes(tiny_folder, prompts, 1, 1000, caches=False)
+    thinker, talker = nodes(tiny_folder, three(prompts), 8, chunk, caches=caches)
+    plain = nodes(tiny_folder, three(prompts), 1, 1000, caches=False)
+    thinking, talking = Company(thinker, rng), Company(talker, rng)
+    params = voiced(prompts, SAMPLED["talker"])
     inputs = {request: {"prompt": prompt} for request, prompt in prompts.items()}
-    sent = Company(thinker, rng).play(inputs, dict.fromkeys(prompts, SAMPLED["thinker"]), seed=5)
-    spoken = Company(talker, rng).play(heard(sent), dict.fromkeys(prompts, SAMPLED["talker"]), seed=5)
+    sent = thinking.play(inputs, dict.fromkeys(prompts, SAMPLED["thinker"]), seed=5)
+    spoken = talking.play(heard(sent), params, seed=5)
     for request, prompt in prompts.items():
         alone = run_node(plain[0], {"r": {"prompt": prompt}}, {"r": SAMPLED["thinker"]}, seed=5)
         assert tokens_of(sent[request]) == tokens_of(alone["r"]), request
-        said = run_node(plain[1], heard(alone), {"r": SAMPLED["talker"]}, seed=5)["r"]
+        said = run_node(plain[1], heard(alone), {"r": params[request]}, seed=5)["r"]
         assert codes_of(spoken[request]) == codes_of(said), request
+    check_disturbed(thinking)
+    check_disturbed(talking)
 
 
 def test_a_replay_finds_what_its_first_attempt_left(tiny_folder: Path, prompts: Prompts) -> None:
@@ -186,12 +254,13 @@ def test_pictures_are_found_again_by_what_they_show(tiny_folder: Path, prompts: 
 # ---- nothing is left
 
 
-def shape(rng: random.Random) -> tuple[list[int], dict[str, Any], dict[str, Any]]:
-    """A request of random shape: some begin alike."""
+def shape(rng: random.Random, media: list[PromptSegment]) -> tuple[list[PromptSegment], dict[str, Any], dict[str, Any]]:
+    """A request of random shape: some begin alike, some are of ``media``."""
     ids = [rng.randrange(500)] * rng.choice((0, 20, 40)) + [rng.randrange(500) for _ in range(rng.randint(1, 40))]
+    prompt = media if rng.random() < 0.1 else prompt_of(ids, most=30)
     sampling = {"temperature": rng.choice((0.0, 1.0)), "top_k": rng.choice((0, 20))}
     thinker = {"max_tokens": rng.randint(1, 12), **sampling}
-    return ids, thinker, {"max_tokens": rng.randint(1, 16), **sampling}
+    return prompt, thinker, {"max_tokens": rng.randint(1, 16), **sampling}
 
 
 def resident() -> int:
@@ -208,7 +277,7 @@ def every_row_count(thinker: Thinker, talker: Talker, rng: random.Random) -> Non
         run_node(talker, heard(sent), {"r": {"max_tokens": 1}})
 
 
-def soak(folder: Path, count: int, wave: int = 20, *, warm: bool) -> list[int]:
+def soak(folder: Path, media: list[PromptSegment], count: int, wave: int = 20, *, warm: bool) -> list[int]:
     """``count`` requests in waves through a Thinker and a Talker; the resident memory after each wave."""
     rng = random.Random(0)
     thinker = Thinker(str(folder), max_batch=8, kv_bytes=600 * (ROW_BYTES + HIDDEN_BYTES))
@@ -217,8 +286,8 @@ def soak(folder: Path, count: int, wave: int = 20, *, warm: bool) -> list[int]:
     if warm:
         every_row_count(thinker, talker, rng)
     for start in range(0, count, wave):
-        shapes = {f"r{start + n}": shape(rng) for n in range(wave)}
-        inputs = {request: {"prompt": prompt_of(one[0], most=30)} for request, one in shapes.items()}
+        shapes = {f"r{start + n}": shape(rng, media) for n in range(wave)}
+        inputs = {request: {"prompt": one[0]} for request, one in shapes.items()}
         sent = Company(thinker, rng).play(inputs, {request: one[1] for request, one in shapes.items()}, seed=start)
         Company(talker, rng).play(heard(sent), {request: one[2] for request, one in shapes.items()}, seed=start)
         for node in (thinker, talker):
@@ -229,11 +298,11 @@ def soak(folder: Path, count: int, wave: int = 20, *, warm: bool) -> list[int]:
     return memory
 
 
-def test_a_short_soak_leaves_nothing(tiny_folder: Path) -> None:
-    soak(tiny_folder, 100, warm=False)
+def test_a_short_soak_leaves_nothing(tiny_folder: Path, prompts: Prompts) -> None:
+    soak(tiny_folder, prompts["m0"], 100, warm=False)
 
 
 @pytest.mark.slow
-def test_two_thousand_requests_leave_every_block_free_and_memory_flat(tiny_folder: Path) -> None:
-    memory = soak(tiny_folder, 2000, warm=True)
+def test_two_thousand_requests_leave_every_block_free_and_memory_flat(tiny_folder: Path, prompts: Prompts) -> None:
+    memory = soak(tiny_folder, prompts["m0"], 2000, warm=True)
     assert memory[-1] <= 1.02 * memory[len(memory) // 4]
