@@ -18,7 +18,7 @@ from omni_nodes.engine.sampling import SamplingParams
 
 NOT_FINITE = -1  # in the place of an id
 CROWDED = -2  # likewise: more ids may tie for the k-th place than were looked at
-TIES = 64  # so many are, beyond the k
+TIES = 16  # so many are, beyond the k
 WEIGHT_OF_BEST = 2.0**35  # sums of whole numbers up to this are exact in float64 for 2**18 ids
 
 

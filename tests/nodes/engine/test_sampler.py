@@ -222,7 +222,7 @@ def test_no_number_is_read_before_the_ids(rule: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("top_p", [0.7, 1.0])
-@pytest.mark.parametrize("step", [0.01, 0.5, 4.0, 1e9])
+@pytest.mark.parametrize("step", [0.01, 0.1, 4.0, 1e9])
 def test_however_many_tie_for_the_kth_place(step: float, top_p: float) -> None:
     """Scores rounded to multiples of ``step``: from few ties to nothing but ties. All that tie are in the draw."""
     size, top_k, seeds = 500, 40, range(12)
