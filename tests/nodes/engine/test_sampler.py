@@ -252,6 +252,24 @@ def test_forced_draws_leave_the_ones_after_them_as_they_were(count: int) -> None
     assert repeated + [next_token(again, logits_of(position)) for position in range(count, 20)] == drawn
 
 
+def test_a_choice_of_several_ids_is_a_sampler_for_each_codebook() -> None:
+    """Each draws its own noise by its name, and repeats its column of the choices."""
+
+    def codebooks() -> list[Sampler]:
+        return [Sampler("r1", f"talker.{q}", SamplingParams(8, 1.5, seed=3)) for q in range(3)]
+
+    def frame(samplers: list[Sampler], position: int) -> tuple[int, ...]:
+        ids = draw(samplers, logits_of(position).expand(len(samplers), -1))
+        return tuple(sampler.choose(token) for sampler, token in zip(samplers, ids))
+
+    once, again = codebooks(), codebooks()
+    frames = [frame(once, position) for position in range(8)]
+    for q, sampler in enumerate(again):
+        sampler.force([(choice[q],) for choice in frames[:5]], VOCABULARY)
+    assert [frame(again, position) for position in range(8)] == frames
+    assert len(set(zip(*frames))) == 3  # from the same logits
+
+
 @pytest.mark.parametrize("choice", [(), (1, 2), (-1,), (VOCABULARY,)])
 def test_a_forced_draw_is_one_id_of_the_vocabulary(choice: tuple[int, ...]) -> None:
     with pytest.raises(RequestError, match=r"choice 1 to repeat is .*; allowed: one id, 0 to 49") as caught:
