@@ -7,11 +7,13 @@ actor that is killed in a call.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def run(report: Report, options: Options) -> None:
         "a toy node, so that nothing is loaded; next_packet_s holds the start of a process and the replay"
     )
     rounds = 1 if options.quick else ROUNDS
-    with tempfile.TemporaryDirectory(prefix="omni-graph-") as folder:
+    with tempfile.TemporaryDirectory(prefix="omni-graph-") as folder, _quiet():
         once = Path(folder) / "once"
         if options.quick or not ray_hop.installed():
             told: tuple[tuple[float, ...], ...] = ()
@@ -83,6 +85,18 @@ def run(report: Report, options: Options) -> None:
                 _launcher(report, launcher, once, rounds, told)
         finally:
             cluster.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The supervisor tells of no death: they are what is asked for."""
+    log = logging.getLogger("omni_graph.supervisor")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _launcher(report: Report, launcher: str, once: Path, rounds: int, told: tuple[tuple[float, ...], ...]) -> None:
