@@ -11,6 +11,7 @@ import pytest
 
 from omni_graph.links.keys import Curve, KeyPair
 from omni_graph.links.memory import MemoryHub, MemoryLinks
+from omni_graph.links.profile import ONE_HOST
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES, check_link
 from omni_graph.testing.link import RULES
@@ -24,7 +25,8 @@ class RelayedLinks(ZmqLinks):
     """ZmqLinks that others reach through relays, one for each endpoint."""
 
     def __init__(self, name: str, binds: Sequence[str], wiring: str, curve: Curve | None) -> None:
-        super().__init__(name, binds, LINK_TYPES, wiring, curve=curve)
+        # a relay waits for the interpreter, which may be busy for longer than a host is silent
+        super().__init__(name, binds, LINK_TYPES, wiring, curve=curve, heartbeat=ONE_HOST)
         words = self.address.endpoint.split(" ")
         self.relays = [Relay(endpoint) for endpoint in words[:2]]
         relayed = " ".join([*(relay.endpoint for relay in self.relays), *words[2:]])

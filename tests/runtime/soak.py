@@ -6,6 +6,7 @@ Memory, files and threads are taken at two moments of rest, after ``warm`` reque
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -123,6 +124,7 @@ def at_rest(app: App, ends: Ends, before: Rest | None = None) -> Rest:
     if before is not None:
         eventually(lambda: me.num_fds() <= before.files and me.num_threads() <= before.threads)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free, malloc keeps as it likes
     workers = {one["pid"]: psutil.Process(one["pid"]).memory_info().rss for one in replicas(app)}
     return Rest(me.memory_info().rss, workers, me.num_fds(), me.num_threads())
 

@@ -47,15 +47,16 @@ class Trap:
 class Strangers:
     """Raw DEALERs, one after the other, to one replica of a running app."""
 
-    def __init__(self, app: og.App, context: zmq.Context[zmq.Socket[bytes]], trap: Path) -> None:
+    def __init__(self, app: og.App, context: zmq.Context[zmq.Socket[bytes]], trap: Path, victim: str = VICTIM) -> None:
         self.codec = Codec({edge.number: edge.type for edge in app.plan.edges})
         self.hello = self.encoded(Hello(PROTOCOL_VERSION, app.plan.wiring, "mallory"))
-        address = app._deployment.handles[VICTIM].address  # type: ignore[attr-defined]
+        address = app._deployment.handles[victim].address  # type: ignore[attr-defined]
         assert address is not None and address.endpoint.startswith("ipc:///")
         self._endpoint = address.endpoint
         self._edges = {edge.number: edge for edge in app.plan.edges}
         self._trap = trap
         self._context = context
+        self._victim = victim
         self._count = 0
 
     def encoded(self, frame: Frame) -> Message:
@@ -104,7 +105,7 @@ class Strangers:
         with self._context.socket(zmq.DEALER) as dealer:
             dealer.linger = 0
             dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-            dealer.setsockopt(zmq.ROUTING_ID, f"writes|{self._count}|mallory|{VICTIM}".encode())
+            dealer.setsockopt(zmq.ROUTING_ID, f"writes|{self._count}|mallory|{self._victim}".encode())
             dealer.connect(self._endpoint)
             for message in said:
                 dealer.send_multipart(message)

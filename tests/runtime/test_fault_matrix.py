@@ -7,9 +7,9 @@ test_frozen_holder.py, killed in tests/cli/test_holder_killed.py; Ray's head kil
 off in tests/ray/test_two_hosts_head.py; cuts between hosts, both ways, one way and with a death behind them, in
 tests/ray/test_two_hosts.py and tests/links/test_network.py, which need namespaces; a slow or sliced wire in
 tests/links/test_slow_wire.py; one name twice, a peer that comes again, and messages of too many parts in
-tests/links/test_attack.py; the model in tests/nodes/qwen2_5_omni/test_recovery.py and test_trouble.py. What comes in another
-order, late, or to a replica that was taken for dead and talks on is simulated (tests/core/simulation.py); a clock that steps
-changes nothing, because only monotonic clocks are read.
+tests/links/test_attack.py; the model in tests/nodes/qwen2_5_omni/test_recovery.py, test_trouble.py
+and test_trouble_around.py. What comes in another order, late, or to a replica that was taken for dead and talks on is
+simulated (tests/core/simulation.py); a clock that steps changes nothing, because only monotonic clocks are read.
 """
 
 from __future__ import annotations

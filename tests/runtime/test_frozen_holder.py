@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -34,34 +35,38 @@ def hold() -> None:
     with tempfile.TemporaryDirectory() as folder, launch_speaking("processes") as app:
         three = Three.begin(app, Path(folder))
         before = {one["pid"] for one in replicas(app)}
-        print(three.gate, app.run_folder, flush=True)
+        print(app.run_folder, three.gate, flush=True)
         sys.stdin.readline()
         retries = three.finish()
         epilogue(app)
         print(*retries, {one["pid"] for one in replicas(app)} == before, flush=True)
 
 
-def stop_for(process: subprocess.Popen[str], seconds: float, gate: Path) -> None:
-    """The step that a request is in ends meanwhile."""
+def stop_for(process: subprocess.Popen[str], seconds: float, gates: Iterable[str]) -> None:
+    """The step that a request is in ends meanwhile, if it waits for a gate."""
     os.kill(process.pid, signal.SIGSTOP)
     eventually(lambda: is_stopped(process.pid))
-    gate.touch()
+    for gate in gates:
+        Path(gate).touch()
     until = time.monotonic() + seconds
     eventually(lambda: not is_stopped(process.pid) or time.monotonic() > until, within_s=2 * seconds)
     assert is_stopped(process.pid)
     os.kill(process.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("seconds", [SHORT_S, LONG_S])
-def test_a_holder_that_was_stopped_goes_on(seconds: float) -> None:
-    command = [sys.executable, "-c", HOLD]
+def outlive_a_stop(program: str, seconds: float) -> None:
+    """``program`` holds three requests as ``hold`` does: however long it was stopped, it goes on, and leaves nothing."""
     with subprocess.Popen(
-        command, cwd=HERE.parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=HERE.parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as holder:
         assert holder.stdout is not None
         try:
-            gate, run_folder = holder.stdout.readline().split()
-            stop_for(holder, seconds, Path(gate))
+            run_folder, *gates = holder.stdout.readline().split()
+            stop_for(holder, seconds, gates)
             said, _ = holder.communicate("go on\n", timeout=END_S)
         finally:
             holder.kill()
@@ -71,3 +76,8 @@ def test_a_holder_that_was_stopped_goes_on(seconds: float) -> None:
         assert (retries, same) == (["0", "0", "0"], "True")
     assert len(retries) == 3 and max(map(int, retries)) <= DeploySpec().retries
     assert not Path(run_folder).exists()
+
+
+@pytest.mark.parametrize("seconds", [SHORT_S, LONG_S])
+def test_a_holder_that_was_stopped_goes_on(seconds: float) -> None:
+    outlive_a_stop(HOLD, seconds)
