@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +80,8 @@ class Three:
         return [reading.finish(self.right) for reading in self.readings]
 
 
-def epilogue(app: App) -> None:
-    """Whatever happened: nothing is left of it, and the next 20 requests succeed."""
+def epilogue(app: App, beside: Collection[int] = ()) -> None:
+    """Whatever happened: nothing is left of it, and the next 20 requests succeed. ``beside``: processes of another app."""
     eventually(lambda: healthy(app), LOADED_S)
     eventually(lambda: not any(one["requests"] for one in replicas(app)) and held(app) == 0, LOADED_S)
     right = whole_answer(app, short=True)
@@ -89,7 +90,7 @@ def epilogue(app: App) -> None:
     eventually(lambda: held(app) == 0)
     assert [app.status()["requests"][key] for key in ("running", "waiting", "paused")] == [0, 0, 0]
     if app.status()["launcher"] == "processes":
-        eventually(lambda: processes() == {one["pid"] for one in replicas(app)})
+        eventually(lambda: processes() - set(beside) == {one["pid"] for one in replicas(app)})
 
 
 # ---- in processes of their own

@@ -1,4 +1,7 @@
-"""The compiled parts on a CPU: the tests that a GPU runs (tests/gpu/test_compiled.py), and what a CPU may lack."""
+"""The compiled parts on a CPU: the tests that a GPU runs (tests/gpu/test_compiled.py), and what a CPU may lack.
+
+Slow, because ``compile`` is for GPUs and off by default, and a machine that compiles for the first time takes a minute.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from tests.gpu.test_compiled import (  # noqa: F401
     test_a_compiled_talker_says_transformers_codes,
 )
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler"),
+]
 
 
 @pytest.fixture(scope="module")

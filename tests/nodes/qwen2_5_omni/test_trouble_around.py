@@ -28,7 +28,7 @@ from tests.nodes.qwen2_5_omni.apps import launch, omni_graph_of
 from tests.nodes.qwen2_5_omni.around import LOADED_S, READ, Reading, Three, epilogue, whole_answer
 from tests.nodes.qwen2_5_omni.test_recovery import STAGES, Answer, kill_stage
 from tests.ray.test_head import outlive
-from tests.runtime.fault_matrix import replicas
+from tests.runtime.fault_matrix import processes, replicas
 from tests.runtime.graphs import eventually
 from tests.runtime.test_attack_live import Strangers
 from tests.runtime.test_fault_matrix_callers import GROWN_BYTES, resident
@@ -129,6 +129,7 @@ def test_answers_do_not_notice_what_strangers_say_to_a_stage(stage: str, app: Ap
 
 def test_a_caller_that_does_not_read_disturbs_nobody_and_has_its_answer_in_the_end(tiny_folder: Path) -> None:
     """For a minute: it is paused, nothing more is kept of it, and its neighbours are served by the same stages."""
+    beside = processes()
     with launch(tiny_folder, "low_latency", "processes", limits={"output_bytes": FEW_BYTES}) as app:
         right, short = whole_answer(app), whole_answer(app, short=True)
         stalled = Reading.begin(app)
@@ -141,12 +142,13 @@ def test_a_caller_that_does_not_read_disturbs_nobody_and_has_its_answer_in_the_e
             assert app.paused == 1
         assert resident(app) - before < GROWN_BYTES
         assert stalled.finish(right) == 0
-        epilogue(app)
+        epilogue(app, beside)
 
 
 @pytest.mark.parametrize("killed", ["", "thinker", "talker", "bigvgan"])
 def test_three_times_as_many_callers_as_there_are_places(killed: str, tiny_folder: Path) -> None:
     """Whoever is refused comes again: all have the right answers, and no more than allowed are in the deployment."""
+    beside = processes()
     with (
         launch(tiny_folder, "low_latency", "processes", max_requests=PLACES, queue=PLACES) as app,
         ThreadPoolExecutor(CALLERS) as pool,
@@ -162,7 +164,7 @@ def test_three_times_as_many_callers_as_there_are_places(killed: str, tiny_folde
         assert sum(caller.result() for caller in callers) > 0
         # those that are replayed wait too
         assert most["running"] == PLACES and PLACES <= most["waiting"] <= (2 if killed else 1) * PLACES
-        epilogue(app)
+        epilogue(app, beside)
 
 
 def insist(app: App, right: Answer, answers: int = 3) -> int:
