@@ -25,6 +25,7 @@ from benchmarks.report import OURS, Goal, Of, Report, Series
 from omni_graph.graph import Graph
 from omni_graph.payload import TextDelta
 from omni_graph.runtime.app import App
+from omni_graph.runtime.processes import is_stopped
 from omni_graph.runtime.replica import STARTING, Change, State
 from omni_graph.spec import DeploySpec, GraphSpec
 
@@ -56,9 +57,16 @@ class Fault:
     noticed_s: float | None = None
 
 
+def _stop(pid: int, once: Path) -> None:
+    """Returns once it is: a word that it hears just before is answered, as if nothing had been."""
+    os.kill(pid, signal.SIGSTOP)
+    while not is_stopped(pid):
+        pass
+
+
 FAULTS = (
     Fault("kill -9", lambda pid, once: os.kill(pid, signal.SIGKILL), noticed_s=0.1),
-    Fault("stopped (SIGSTOP)", lambda pid, once: os.kill(pid, signal.SIGSTOP), noticed_s=0.5),
+    Fault("stopped (SIGSTOP)", _stop, noticed_s=0.5),
     Fault(f"in one step, max_step_s {MAX_STEP_S:g}", lambda pid, once: once.touch(), word="hang"),
 )
 

@@ -54,9 +54,14 @@ def pack_linears(module: M) -> M:
         parent, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(parent), attribute, pack_linears(child))
     if layers and not any(type(child) is nn.Linear for child in module.modules()):
-        for parameter in module.parameters():
-            parameter.data = parameter.data.clone()
+        own_parameters(module)
     return module
+
+
+def own_parameters(module: nn.Module) -> None:
+    """Copy them out of their files' memory maps: a file may be written anew, or cut short, while they are in use."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def fuse_gelu(layers: nn.ModuleList) -> None:

@@ -45,7 +45,7 @@ from omni_graph.links.outgoing import Outgoing
 from omni_graph.links.profile import LAN, Heartbeat, require_libzmq, socket_options
 from omni_graph.links.wake import Waker
 
-FILES = 16  # more than links open before they have a peer
+FILES = 32  # more than links open before they have a peer, and pyzmq with them
 BATCH = 1024  # messages of one socket in one poll
 GOODBYE_MS = 1000  # a Goaway has this long to leave after its link is closed
 TOLD_SINGLY, TOLD_EVERY = 20, 1000  # of the bad messages, the first 20 are logged, then one in 1,000
@@ -82,7 +82,8 @@ class ZmqLinks:
         self._keys = None if curve is None else curve.keys
         endpoints = bind_endpoints(bind, self._keys)
         try:
-            require_files(FILES)  # libzmq ends the process where it gets none for a context of its own
+            require_files(FILES)  # libzmq ends the process where it gets none for a context
+            wire.start_collector()
         except OSError as error:
             raise LinkError(f"{name} cannot open its links: {error}") from error
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context() if context is None else context

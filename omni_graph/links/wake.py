@@ -11,7 +11,7 @@ class Waker:
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may wake while the thread that it interrupts closes
         self._closed = False
 
     def wake(self) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import zmq
+from zmq.utils.garbage import gc
 
 from omni_graph.links.parts import MAX_PARTS, Buffer, byte_length
 
 NO_COPY_BYTES = 64 << 10
 KEPT_PARTS = MAX_PARTS + 3  # routing id, header, the raw parts, and one too many for the codec to refuse
 PROBE: list[Buffer] = [b""]  # asks ROUTER whether a peer is there; says nothing to the peer
+
+
+_starting = threading.Lock()
+
+
+def start_collector() -> None:
+    """pyzmq's own thread, which lets go of what was sent without a copy. It would start with the first such send, when two
+    threads may send at once, or no files may be left: libzmq ends the process where it gets none for a new context."""
+    with _starting:
+        if not gc.is_alive():
+            gc.start()
+        assert not gc._push_socket.closed  # made when it is first asked for
 
 
 def write(socket: zmq.Socket[bytes], parts: Sequence[Buffer]) -> bool:

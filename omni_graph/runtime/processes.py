@@ -7,6 +7,7 @@ has threads. A reader thread per replica turns its JSON lines, and its end, into
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +28,7 @@ from omni_graph.runtime.memory import OUT_OF_MEMORY, OomKills
 from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
 FILES = 16  # more than a start opens here, the pipes to the fork server with it
+log = logging.getLogger("omni_graph.supervisor")
 SILENT_S = 3.0  # one that serves beats once a second at least (child.BEAT_S); one that is silent so long is in a step
 
 
@@ -67,7 +69,12 @@ class ProcessHandle:
                 self._on_line(json.loads(pipe.recv_bytes(maxlength=1 << 20)))
         except (EOFError, OSError):
             pass
-        self._process.join()  # here alone: of two threads that ask how it ended, one is told 255
+        except Exception:
+            log.exception("%s: what it said could not be taken in; it is ended", self.spec.name)
+            self._process.kill()
+        wait([self._process.sentinel])
+        with _starting:  # a start asks how every child has ended, and of two threads that ask at once one is told 255
+            self._process.join()
         self._remove_socket()
         if self.state not in ENDED:
             killed = self._process.exitcode == -signal.SIGKILL and self.state is not State.STUCK
@@ -190,5 +197,6 @@ def _restore(before: Mapping[str, str | None]) -> None:
 
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        known = {int(one): one.name for one in signal.Signals}
+        return f"killed by {known.get(-code, f'signal {-code}')}"
     return f"exit code {code}"

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -170,7 +171,7 @@ class RayHandle:
 
     def kill(self) -> None:
         """At once, without waiting. A process that is stopped does not hear Ray; on this machine it need not."""
-        with self._lock:
+        with self._lock, suppress(ProcessLookupError):  # it is dead, and we have not been told yet
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         ray.kill(self._actor, no_restart=True)

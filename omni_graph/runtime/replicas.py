@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -189,9 +190,11 @@ class Replicas:
             now = time.monotonic()
             while self._lost and now - self._lost[0][0] > DYING_S:
                 _, name, reason = self._lost.popleft()
-                self._end_lost(name, reason)
+                with _told():
+                    self._end_lost(name, reason)
             for replica in self:
-                self._look_at(replica, now)
+                with _told():
+                    self._look_at(replica, now)
 
     def _look_at(self, replica: Replica, now: float) -> None:
         need, why = replica.need(now) or (None, "")
@@ -306,6 +309,15 @@ class Replicas:
             "last_end": replica.last_end,
             "revision": replica.revision,
         }
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong is logged, and the watch goes on: nobody else looks after the replicas."""
+    try:
+        yield
+    except Exception:
+        log.critical("the watch over the replicas failed", exc_info=True)
 
 
 def _settled(replicas: Sequence[Replica]) -> bool:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,13 +33,15 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
         self._open = True
+        self._removing = threading.Lock()
 
     def remove(self) -> None:
         """The folder and all that is in it. Idempotent."""
-        if self._open:
-            self._open = False
-            shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
+        with self._removing:  # a descriptor that is closed twice may be another's by then
+            if self._open:
+                self._open = False
+                shutil.rmtree(self.path, ignore_errors=True)
+                os.close(self._lock)
 
 
 def sweep(prefix: str, parent: str, within_s: float = SWEEP_S) -> None:

@@ -19,7 +19,7 @@ from omni_graph.links import incoming
 from omni_graph.links.sockets import ZmqLinks
 from omni_graph.testing import LINK_TYPES
 from tests.files import few_files
-from tests.runtime.graphs import eventually
+from tests.runtime.graphs import HERE, eventually
 
 PEER = """
 import sys
@@ -81,6 +81,32 @@ def test_links_that_get_no_files_say_so_and_leave_nothing(spare: int, short_dir:
     with few_files(spare), pytest.raises(LinkError, match=r"ours cannot open its links: .*Too many open files"):
         ZmqLinks("ours", f"ipc://{short_dir}", LINK_TYPES)
     assert os.listdir("/proc/self/fd") == before
+
+
+LARGE = """
+import sys
+import numpy as np
+from omni_graph.frames import Address, Data, LinkId, Side, Start
+from omni_graph.links.sockets import ZmqLinks
+from omni_graph.payload import Array, AudioChunk
+from omni_graph.testing import LINK_TYPES
+from tests.files import few_files
+links, link = ZmqLinks("large", sys.argv[1], LINK_TYPES), LinkId("peer", Side.WRITES)
+links.introduce(Address("peer", sys.argv[2]))
+sound = AudioChunk(Array.of(np.zeros(1 << 16, np.float32)), 24_000)
+for turn in range(2):
+    with few_files(0 if turn else 64):
+        links.send(link, [Start("r", 1, 0), *[Data("r", 1, 1, 0, 0.0, (), sound)] * turn])
+        print(*links.poll(20)[0][1])
+"""
+
+
+def test_the_first_large_packet_needs_no_file(short_dir: Path, peer: Address) -> None:
+    """What is not copied, pyzmq looks after, with a context of its own: libzmq ends a process that has no files for it."""
+    command = [sys.executable, "-c", LARGE, f"ipc://{short_dir}", peer.endpoint]
+    sent = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=60, check=False)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert sent.stdout.splitlines() == [str(Credit("r", 1, 0, 0, 8))] * 2
 
 
 def test_a_socket_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as reference
 
+from omni_nodes.linears import own_parameters
 from omni_nodes.qwen2_5_omni.antialiased_snake import replace_activations
 
 SAMPLE_RATE = 24_000
@@ -23,6 +24,7 @@ class BigVGANModel:
 
     def __init__(self, vocoder: reference.Qwen2_5OmniToken2WavBigVGANModel, dtype: torch.dtype = torch.float32) -> None:
         self._vocoder = vocoder.to(dtype).eval()  # type: ignore[arg-type]
+        own_parameters(vocoder)
         replace_activations(vocoder)
         vocoder.conv_pre.register_forward_pre_hook(lambda _, args: args[0].to(dtype))
         self._device = vocoder.conv_pre.weight.device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from omni_graph.payload import Array
@@ -56,6 +57,7 @@ def hits(app: App, stage: str) -> int:
     return counters[f"{stage}.{HITS.get(stage, 'prefix_rows_hit')}"]
 
 
+@pytest.mark.slow  # many threads in one process: torch's bfloat16 on a CPU with AMX may end it (pytorch issue 187912)
 def test_a_session_in_bfloat16(tiny_folder: Path) -> None:
     with launch(tiny_folder, settings=in_dtype("bfloat16")) as app:
         check_session(app, torch.bfloat16)

@@ -72,7 +72,9 @@ def run(
 
 
 def kill_stage(app: App, stage: str, number: signal.Signals = signal.SIGKILL) -> None:
-    os.kill(app.status()["stages"][stage]["replicas"][0]["pid"], number)
+    pid = app.status()["stages"][stage]["replicas"][0]["pid"]
+    assert pid > 0  # 0 is everybody, the tests among them
+    os.kill(pid, number)
 
 
 def healthy(app: App) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +18,13 @@ from torch import nn
 
 from omni_graph.errors import NodeError
 from omni_nodes.qwen2_5_omni import weights
+from omni_nodes.qwen2_5_omni.audio_encoder import AudioEncoder
 from omni_nodes.qwen2_5_omni.bigvgan import BigVGAN
 from omni_nodes.qwen2_5_omni.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from omni_nodes.qwen2_5_omni.codec_dit import CodecDiT
+from omni_nodes.qwen2_5_omni.talker import Talker
+from omni_nodes.qwen2_5_omni.thinker import Thinker
+from omni_nodes.qwen2_5_omni.vision_encoder import VisionEncoder
 from tests.nodes.qwen2_5_omni.reference import Reference
 
 Tensors = dict[str, torch.Tensor]
@@ -245,3 +251,12 @@ def test_token2wav_is_float32_on_a_gpu_too(node: type) -> None:
 def test_an_unknown_dtype_is_named_with_those_there_are(dtype: str) -> None:
     with pytest.raises(NodeError, match=rf"dtype is '{dtype}'; allowed: auto, float32, bfloat16, float16$"):
         weights.resolve_dtype(dtype, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("node", [AudioEncoder, VisionEncoder, Thinker, Talker, CodecDiT, BigVGAN])
+def test_a_stage_keeps_no_file_mapped(node: Any, folder: Path) -> None:
+    """Else who copies new weights over old ones changes an answer under way, and who cuts a file short ends the process."""
+    made = node(str(folder))
+    gc.collect()
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    del made
