@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from omni_graph.errors import Code, RequestError
+
 
 class Supply:
-    """True while there is a packet to take; asking may pull one, and raises what its source raises."""
+    """True while there is a packet to take; asking may pull one, and raises RequestError where its source fails."""
 
     def __init__(self) -> None:
         self._ready: deque[Any] = deque()
@@ -31,11 +33,15 @@ class Supply:
 
     def __bool__(self) -> bool:
         while not self._ready and self._sources:
-            for packet in self._sources[0]:
-                self._ready.append(packet)
-                break
-            else:
+            try:
+                self._ready.append(next(self._sources[0]))
+            except StopIteration:
                 self._sources.popleft()
+            except RequestError:
+                raise
+            except Exception as error:  # the caller's own code, and that request's trouble alone
+                message = f"the source of an input failed: {type(error).__name__}: {error}"
+                raise RequestError("", Code.INVALID_INPUT, message) from error
         return bool(self._ready)
 
     def take(self) -> Any:

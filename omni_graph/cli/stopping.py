@@ -65,9 +65,11 @@ def abandon(*streams: Any) -> None:
 def leave_with_threads_since(before: Collection[threading.Thread], code: int) -> None:
     """Where a stage's thread is still at work (it loads weights, or hangs), the process will end under it, with ``code``.
 
-    Python's own way out takes libraries down while such a thread is inside of them, which may abort the process.
+    Python's own way out takes libraries down while such a thread is inside of them, which may abort the process. pyzmq's
+    own thread is ended by it in order.
     """
-    if any(thread.is_alive() for thread in set(threading.enumerate()) - set(before)):
+    since = set(threading.enumerate()) - set(before)
+    if any(thread.is_alive() and not type(thread).__module__.startswith("zmq.") for thread in since):
         atexit.register(_leave, code)
 
 

@@ -48,7 +48,14 @@ class GatewayLoop:
         self._links.wake()
 
     def call(self, command: Callable[[GatewayCore, float], R]) -> R:
-        """Run ``command(core, now)`` in the Gateway's thread and return its result, or raise what it raised."""
+        """Run ``command(core, now)`` in the Gateway's thread and return its result, or raise what it raised.
+
+        RuntimeError in that thread itself, which pulls the sources of inputs: it would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "the source of an input may not ask its deployment; it is pulled in the Gateway's thread"
+            )
         future: Future[R] = Future()
 
         def run(now: float) -> None:

@@ -29,6 +29,7 @@ from omni_graph.runtime.replica import ENDED, Beat, Change, ReplicaSpec, State
 
 FILES = 16  # more than a start opens here, the pipes to the fork server with it
 log = logging.getLogger("omni_graph.supervisor")
+ENDING_S = 5.0  # one that said that it has ended has so long for it; a thread of its node's own may keep it
 SILENT_S = 3.0  # one that serves beats once a second at least (child.BEAT_S); one that is silent so long is in a step
 
 
@@ -65,8 +66,10 @@ class ProcessHandle:
     def _read(self, pipe: Connection) -> None:
         """Until the process has ended: its death closes the pipe at once."""
         try:
-            while True:
+            while self.state not in ENDED:
                 self._on_line(json.loads(pipe.recv_bytes(maxlength=1 << 20)))
+            if not wait([self._process.sentinel], ENDING_S):
+                self._process.kill()
         except (EOFError, OSError):
             pass
         except Exception:

@@ -78,6 +78,19 @@ def is_there(process: psutil.Process) -> bool:
         return False
 
 
+def end(held: Held, group: Path | None, state: Path) -> None:
+    """At once; with ``group`` by the kernel, as soon as it wants memory."""
+    holder = held.background.process
+    if group is None:
+        os.kill(holder.pid, signal.SIGKILL)
+    else:
+        remote = Remote(find(held.url, None, state))
+        starve(holder.pid, group)
+        with pytest.raises(OmniGraphError, match="no deployment answers"):
+            remote.post("/scale", stage="x" * (MAX_BODY // 2), replicas=1)
+    assert held.background.end() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("how", ["killed", "out of memory"])
 def test_a_holder_that_is_ended_takes_its_deployment_along(
     how: str, scene: Scene, state: Path, request: pytest.FixtureRequest
@@ -91,14 +104,7 @@ def test_a_holder_that_is_ended_takes_its_deployment_along(
     holder = held.background.process
     processes = psutil.Process(holder.pid).children(recursive=True)
     assert len(processes) >= 3
-    if group is None:
-        os.kill(holder.pid, signal.SIGKILL)
-    else:
-        remote = Remote(find(held.url, None, state))
-        starve(holder.pid, group)
-        with pytest.raises(OmniGraphError, match="no deployment answers"):
-            remote.post("/scale", stage="x" * (MAX_BODY // 2), replicas=1)
-    assert held.background.end() == -signal.SIGKILL
+    end(held, group, state)
     assert [(caller.end(), caller.err) for caller in callers] == [(1, GONE)] * 3
     eventually(lambda: not any(map(is_there, processes)))
 

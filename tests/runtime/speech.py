@@ -202,6 +202,12 @@ def use_up_memory() -> None:
     np.ones(2 * SPARE_BYTES, np.uint8)
 
 
+def use_up_memory_beside_a_thread() -> None:
+    """A thread that Python waits for, so that the process does not end when it wants to."""
+    threading.Thread(target=threading.Event().wait).start()
+    raise MemoryError("told to have none")
+
+
 def swell() -> None:
     """Until the kernel ends the process; MemoryError where it does not."""
     np.ones(SWOLLEN_BYTES, np.uint8)
@@ -222,6 +228,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "cut off": lambda: shut_connections(True, True),
     "files": use_up_files,
     "memory": use_up_memory,
+    "memory beside a thread": use_up_memory_beside_a_thread,
     "swell": swell,
 }
 

@@ -117,6 +117,16 @@ def test_a_stage_that_the_kernel_ends_for_its_memory_is_replaced(
         epilogue(app)
 
 
+def test_a_process_that_wants_to_end_and_cannot_is_ended(deployments: Deployments, tmp_path: Path) -> None:
+    """It would keep its memory, and nobody would know of it: another has its place."""
+    with deployments.at("memory beside a thread", max_step_s=LONG_S) as app:
+        client = Client.open(app, {"generator": {"fault": "memory beside a thread", "arms": str(tmp_path)}})
+        arm(tmp_path, 1)
+        client.finish(WORDS)
+        assert client.retries() == 1
+        epilogue(app)
+
+
 # ---- changes
 
 

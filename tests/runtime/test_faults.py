@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 import omni_graph as og
+from omni_graph.runtime.replica import Change, State
+from omni_graph.spec import DeploySpec
 from tests.runtime.graphs import HERE, beside, chain, eventually, held, launch, words
 
 
@@ -115,6 +117,18 @@ def test_a_node_that_cannot_start_says_why_and_leaves_nothing(launcher: str) -> 
         launch(chain(fail_to_start=True), launcher)
     assert "last log lines" in str(error.value)
     eventually(lambda: not _workers(before))
+
+
+def test_a_replica_of_which_nobody_can_be_told_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """Without its reader it could neither be ended nor started again."""
+
+    def hear(change: Change) -> None:
+        if change.state is State.READY:
+            raise OverflowError("too much to hear")
+
+    with pytest.raises(og.LaunchError, match=r"could not start: the process ended by itself: killed by SIGKILL"):
+        og.launch(chain(), DeploySpec(), "processes", on_change=hear)
+    assert "OverflowError: too much to hear" in caplog.text
 
 
 def test_closing_ends_requests_processes_and_files() -> None:

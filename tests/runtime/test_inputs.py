@@ -58,6 +58,25 @@ def test_a_source_that_breaks_fails_its_request_alone() -> None:
         eventually(lambda: held(app) == 0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"), [(False, "ZeroDivisionError: division by zero"), (True, "may not ask its dep")]
+)
+def test_a_source_that_is_wrong_fails_its_request_alone(wrong: bool, why: str) -> None:
+    """It may ask for what only the thread that waits for it could tell."""
+    with launch(chain(), "threads") as app:
+
+        def source() -> Iterator[TextDelta]:
+            yield TextDelta("x")
+            yield TextDelta(str(app.status() if wrong else 1 / 0))
+
+        handle = app.open(outputs=["out"])
+        handle.supply("text", source())
+        with pytest.raises(og.RequestError, match=rf"^invalid_input: the source of an input failed: .*{why}"):
+            list(handle)
+        assert app.run({"text": words("y")}, outputs=["out"])["out"].text == "Y"
+        eventually(lambda: held(app) == 0)
+
+
 def test_a_source_that_nobody_reads_is_not_pulled() -> None:
     with launch(chain(), "threads", max_requests=1) as app:
         running = app.open(outputs=["out"])

@@ -151,3 +151,25 @@ def test_what_we_ended_ourselves_is_told_with_our_reason(state: State) -> None:
     assert one.last_end == "ended by us: silent for too long"
     eventually(lambda: gateway.slots == [8, 8])
     replicas.close(0)
+
+
+class Unkillable(Started):
+    """Frozen; it has ended when it is to be killed, and nobody has heard of it yet."""
+
+    def frozen(self) -> bool:
+        return True
+
+    def kill(self) -> None:
+        super().kill()
+        raise ProcessLookupError("no such process")
+
+
+def test_a_watch_that_fails_at_one_replica_goes_on_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(globals(), "Started", Unkillable)
+    replicas = Replicas(StartingLauncher(requests=0), ListeningGateway(), None)  # type: ignore[arg-type]
+    made = replicas.add(SPEC, 2)
+    eventually(lambda: all(one.handle.killed for one in made))  # type: ignore[union-attr]
+    replicas.close(0)
+    assert "the watch over the replicas failed" in caplog.text and "no such process" in caplog.text

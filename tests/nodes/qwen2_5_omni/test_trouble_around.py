@@ -6,12 +6,15 @@ Each meets three answers, or more, at several moments. Two hosts and what is bet
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
 
@@ -20,10 +23,15 @@ from omni_graph.plan import make_plan
 from omni_graph.runtime.app import App
 from omni_graph.runtime.deployment import Deployment
 from omni_graph.spec import DeploySpec
+from tests.cli.background import Background
+from tests.cli.test_holder_killed import GONE, end, is_there
+from tests.cli.test_up import Held
+from tests.cli.test_up import state as state  # a fixture
 from tests.files import few_files
 from tests.links.relay import GOOD
 from tests.links.test_slow_wire import SLOW, SlowLauncher
 from tests.links.test_slow_wire import launcher as launcher  # a fixture
+from tests.memory import little_memory as little_memory  # a fixture
 from tests.nodes.qwen2_5_omni.apps import launch, omni_graph_of
 from tests.nodes.qwen2_5_omni.around import LOADED_S, READ, Reading, Three, epilogue, whole_answer
 from tests.nodes.qwen2_5_omni.test_recovery import STAGES, Answer, kill_stage
@@ -39,6 +47,9 @@ FEW_BYTES = 4096
 STALLED_S = 60.0
 PLACES, CALLERS = 2, 12
 ATTACKS = 100
+ASK = ("--text", "tell me", "--greedy")
+LONG = ("--max-tokens", "2000", "--param", "talker.max_tokens=3000")
+BRIEF = ("--max-tokens", "8", "--param", "talker.max_tokens=16")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,43 @@ def app(tiny_folder: Path) -> Iterator[App]:
 @pytest.mark.parametrize("seconds", [SHORT_S, LONG_S])
 def test_a_holder_that_was_stopped_goes_on(seconds: float, tiny_folder: Path) -> None:
     outlive_a_stop(f"from tests.nodes.qwen2_5_omni.around import hold; hold({str(tiny_folder)!r})", seconds)
+
+
+@pytest.mark.parametrize("how", ["killed", "out of memory"])
+def test_a_holder_that_is_ended_takes_its_deployment_along(
+    how: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    state: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Three callers hear of it in one line, every process ends, and the next holder removes the files and answers."""
+    group = request.getfixturevalue("little_memory") if how == "out of memory" else None
+    monkeypatch.chdir(tmp_path)
+    up = ("up", "qwen2_5_omni", "--launcher", "processes", "--set", f"checkpoint={tiny_folder}")
+    with ExitStack() as stack:
+        held = Held(stack.enter_context(Background(tmp_path, *up)), capsys)
+        asked = [("run", "--url", held.url, *ASK, *LONG, f"--speech={number}.wav") for number in range(3)]
+        callers = [stack.enter_context(Background(tmp_path, *words)) for words in asked]
+        assert all(caller.read(1) for caller in callers[:2])  # after the first output
+        eventually(lambda: held.status()["requests"]["running"] == 3)
+        holder = held.background.process
+        left = psutil.Process(holder.pid).children(recursive=True)
+        assert len(left) >= len(STAGES)
+        end(held, group, state)
+        assert [(caller.end(), caller.err) for caller in callers] == [(1, GONE)] * 3
+        eventually(lambda: not any(map(is_there, left)))
+
+        run, pythons = sorted(held.background.tmp.iterdir())  # the second is multiprocessing's, which never sweeps
+        heir = Held(stack.enter_context(Background(tmp_path, *up, tmp=held.background.tmp)), capsys)
+        assert not run.exists()
+        answers = {heir.command("run", *ASK, *BRIEF, "--speech=a.wav").out for _ in range(20)}
+        assert len(answers) == 1 and answers != {""}
+        heir.background.signal(signal.SIGTERM)
+        assert heir.background.end() == 0
+        eventually(lambda: heir.background.left() == [pythons.name])
 
 
 @pytest.mark.parametrize("stage", ["thinker", "bigvgan"])
